@@ -1,0 +1,122 @@
+/**
+ * The interface between the server and whatever holds a disk's bytes. The built-in backends implement
+ * exactly this, and so does a module of the user's own.
+ */
+
+/** Version of this interface that a backend must name in `apiVersion`. */
+export const API_VERSION = 1
+
+/**
+ * Returned by an operation that finishes later by `completion.complete()`. It spares the promise that
+ * an `async` operation costs; a module that does not count microseconds need not know it.
+ */
+export const PENDING: unique symbol = Symbol('pending')
+
+/** Handed to each operation. `complete` may be called once, and only after the operation returned `PENDING`. */
+export interface Completion {
+  /** Ends the operation: without an argument as done, with an error (its `code` decides the wire's errno) as failed. */
+  complete(error?: unknown): void
+}
+
+/** What an operation returns: nothing when it is done, a promise, or `PENDING`. A thrown error or a rejection fails it. */
+export type Outcome = void | Promise<void> | typeof PENDING
+
+/** Part of a disk that is of one kind. `hole`: no storage is allocated. `zero`: reads as zeroes. */
+export interface Extent {
+  /** Bytes, at least 1. */
+  readonly length: number
+  readonly hole: boolean
+  readonly zero: boolean
+}
+
+/** What is known when a client opens a disk. */
+export interface OpenContext {
+  /** The client will not be allowed to write. */
+  readonly readOnly: boolean
+  /** The client's address as people read it, for messages: `10.0.0.7`, `unix:4711`. */
+  readonly client: string
+  /** Bytes that the client asked for by `name:4G`; a backend that cannot make disks ignores it. */
+  readonly requestedSize?: number
+  /** Aborted when the client has gone or the server stops: waiting for it is pointless from then on. */
+  readonly signal: AbortSignal
+}
+
+/** What `WRITE_ZEROES` asks for beside the range. */
+export interface ZeroFlags {
+  /** The range may become a hole (the wire's NO_HOLE is absent). */
+  readonly mayPunch: boolean
+  /** Fail with ENOTSUP at once, and change nothing, unless it is faster than writing zeroes. */
+  readonly fast: boolean
+}
+
+/** Preferred transfer sizes in bytes, as `NBD_INFO_BLOCK_SIZE` has them: powers of two, minimum <= preferred <= maximum. */
+export interface BlockSizes {
+  readonly minimum: number
+  readonly preferred: number
+  readonly maximum: number
+}
+
+/**
+ * A backend: functions over a handle that `open` makes, one handle a connection.
+ * Offsets and lengths are bytes, are within the disk, and are numbers below 2^53. Errors carry a `code`
+ * such as `ENOSPC`; anything else reaches the client as EIO.
+ */
+export interface Backend<Handle = unknown> {
+  readonly apiVersion: number
+
+  /** Opens, and makes if need be, the disk of this export name. */
+  open(exportName: string, context: OpenContext): Handle | Promise<Handle>
+  /** Size in bytes. Asked once a connection. */
+  getSize(handle: Handle): number | Promise<number>
+  /** Reads `length` bytes at `offset` into `target` from index `start`. */
+  pread(
+    handle: Handle,
+    target: Buffer,
+    start: number,
+    length: number,
+    offset: number,
+    completion: Completion,
+  ): Outcome
+
+  /** Writes `length` bytes of `source` from index `start` to `offset`. The source is only lent until the operation ends. */
+  pwrite?(
+    handle: Handle,
+    source: Buffer,
+    start: number,
+    length: number,
+    offset: number,
+    completion: Completion,
+  ): Outcome
+  /** Makes all writes that ended before this call durable. */
+  flush?(handle: Handle, completion: Completion): Outcome
+  /** Says that the range is not needed; its contents become undefined. */
+  trim?(handle: Handle, length: number, offset: number, completion: Completion): Outcome
+  /** Makes the range read as zeroes. */
+  zero?(handle: Handle, length: number, offset: number, flags: ZeroFlags, completion: Completion): Outcome
+  /** Brings the range into the cache. */
+  cache?(handle: Handle, length: number, offset: number, completion: Completion): Outcome
+  /** Kinds of the range's parts from `offset` on, at least one, at most `limit`; they may end before or after the range's end. */
+  extents?(handle: Handle, length: number, offset: number, limit: number): readonly Extent[] | Promise<readonly Extent[]>
+
+  /** May this handle be written? Default: there is a `pwrite`. */
+  canWrite?(handle: Handle): boolean
+  /** May one client use several connections, a flush on one covering all? Default: no. */
+  canMultiConn?(handle: Handle): boolean
+  /** Default: no preference. */
+  blockSizes?(handle: Handle): BlockSizes
+
+  /** Names that clients may ask for. Default: none are listed. */
+  listExports?(): readonly string[] | Promise<readonly string[]>
+  /**
+   * Size that the disk of this name has, or would have if it were made now, without making it; undefined
+   * where only making it can tell.
+   */
+  probe?(exportName: string, requestedSize?: number): ProbeResult | undefined | Promise<ProbeResult | undefined>
+  /** Ends the use of a handle; every operation on it has ended before. */
+  close?(handle: Handle): void | Promise<void>
+}
+
+/** What `probe` can say of a disk that is not opened. */
+export interface ProbeResult {
+  readonly size: number
+}
