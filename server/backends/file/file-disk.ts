@@ -1,0 +1,207 @@
+/**
+ * Fast I/O on a file or block device: what can be done without waiting for the disk is done at once, the
+ * rest goes through the disk queue to the thread pool. No operation allocates anything but its place in
+ * the pool of jobs. Shared by the disk directory and temporary disks.
+ */
+import { statfsSync } from 'node:fs'
+import { ERRNO } from '../../linux/errno.ts'
+import { addressOf, lastErrno, pread, pwrite, tryPreadCached } from '../../linux/syscalls.ts'
+import { type Backend, type Completion, type Outcome, PENDING, type ZeroFlags } from '../backend.ts'
+import { diskQueue, Lane } from './disk-queue.ts'
+import { fileExtents } from './file-extents.ts'
+import { type FileJob, takeJob } from './file-job.ts'
+import { GroupFlush } from './group-flush.ts'
+import { mayWriteNow, noteWrite } from './write-pressure.ts'
+
+const PAGE = 4096
+/** Reads and writes above this, in bytes, would hold the event loop too long. */
+const MAX_IMMEDIATE = 2 ** 20
+const TMPFS_MAGIC = 0x01021994
+const RAMFS_MAGIC = 0x858458f6
+
+/** How far reads can go without waiting for a disk. */
+type CachedReads = 'nowait' | 'memory' | 'unknown'
+
+/** An open disk. The descriptor stays the caller's to close, after all operations have ended. */
+export interface FileDisk {
+  readonly fd: number
+  readonly size: number
+  readonly durable: boolean
+  readonly readOnly: boolean
+  readonly blockDevice: boolean
+  /** @internal */
+  readonly lane: Lane
+  /** @internal */
+  readonly flushes: GroupFlush
+  /** @internal */
+  cachedReads: CachedReads
+  /** @internal fallocate modes that this file system has refused */
+  refusedModes: number
+}
+
+/** What a FileDisk needs to know beside its descriptor. */
+export interface FileDiskOptions {
+  /** False where nothing outlives the connection: flush and FUA then cost nothing. */
+  readonly durable: boolean
+  readonly readOnly: boolean
+  readonly blockDevice: boolean
+}
+
+function isInMemory(fd: number): boolean {
+  try {
+    const { type } = statfsSync(`/proc/self/fd/${fd}`)
+    return type === TMPFS_MAGIC || type === RAMFS_MAGIC
+  } catch {
+    return false
+  }
+}
+
+/** Wraps an open descriptor of a file or block device of `size` bytes. */
+export function fileDisk(fd: number, size: number, options: FileDiskOptions): FileDisk {
+  const lane = new Lane()
+  return {
+    fd,
+    size,
+    ...options,
+    lane,
+    flushes: new GroupFlush(fd, lane),
+    cachedReads: !options.blockDevice && isInMemory(fd) ? 'memory' : 'nowait',
+    refusedModes: 0,
+  }
+}
+
+// The server uses two buffers over and over, its receive buffer and its reply buffer; their addresses
+// are looked up once.
+let knownA: Buffer | undefined
+let addressA = 0
+let knownB: Buffer | undefined
+let addressB = 0
+
+function cachedAddress(buffer: Buffer): number {
+  if (buffer === knownA) return addressA
+  if (buffer === knownB) return addressB
+  knownB = knownA
+  addressB = addressA
+  knownA = buffer
+  addressA = addressOf(buffer)
+  return addressA
+}
+
+/** Bytes that could be read without waiting: all, some, or none. */
+function readImmediately(disk: FileDisk, address: number, length: number, offset: number): number {
+  if (length > MAX_IMMEDIATE) return 0
+  if (disk.cachedReads === 'nowait') {
+    const read = tryPreadCached(disk.fd, address, length, offset)
+    if (read >= 0) return read
+    if (lastErrno() === ERRNO.EOPNOTSUPP) disk.cachedReads = 'unknown'
+    return 0
+  }
+  return disk.cachedReads === 'memory' ? Math.max(0, pread(disk.fd, address, length, offset)) : 0
+}
+
+function submit(disk: FileDisk, job: FileJob): typeof PENDING {
+  diskQueue.submit(disk.lane, job)
+  return PENDING
+}
+
+const probeByte = Buffer.allocUnsafeSlow(1)
+const probeAddress = addressOf(probeByte)
+
+/** A write that covers part of a page has to read the page first, unless it is cached. */
+function edgeIsCached(disk: FileDisk, position: number): boolean {
+  return position % PAGE === 0 || readImmediately(disk, probeAddress, 1, position) === 1
+}
+
+function mayWriteImmediately(disk: FileDisk, length: number, offset: number): boolean {
+  return (
+    length <= MAX_IMMEDIATE &&
+    (disk.cachedReads === 'memory' ||
+      (mayWriteNow(length) &&
+        edgeIsCached(disk, offset) &&
+        (offset + length >= disk.size || edgeIsCached(disk, offset + length))))
+  )
+}
+
+function range(
+  disk: FileDisk,
+  operation: FileJob['operation'],
+  length: number,
+  offset: number,
+  completion: Completion,
+): typeof PENDING {
+  return submit(disk, takeJob(disk, operation, undefined, 0, length, offset, completion))
+}
+
+/** The operations of the backend interface over a FileDisk. */
+export const fileOperations = {
+  getSize: (disk: FileDisk) => disk.size,
+
+  pread(
+    disk: FileDisk,
+    target: Buffer,
+    start: number,
+    length: number,
+    offset: number,
+    completion: Completion,
+  ): Outcome {
+    const address = cachedAddress(target) + start
+    const read = readImmediately(disk, address, length, offset)
+    if (read === length) return
+    return submit(
+      disk,
+      takeJob(disk, 'read', target, address + read, length - read, offset + read, completion),
+    )
+  },
+
+  pwrite(
+    disk: FileDisk,
+    source: Buffer,
+    start: number,
+    length: number,
+    offset: number,
+    completion: Completion,
+  ): Outcome {
+    const address = cachedAddress(source) + start
+    let written = 0
+    if (mayWriteImmediately(disk, length, offset)) {
+      const startedAt = performance.now()
+      written = Math.max(0, pwrite(disk.fd, address, length, offset))
+      noteWrite(startedAt)
+      if (written === length) return
+    }
+    return submit(
+      disk,
+      takeJob(disk, 'write', source, address + written, length - written, offset + written, completion),
+    )
+  },
+
+  flush(disk: FileDisk, completion: Completion): Outcome {
+    if (!disk.durable) return
+    disk.flushes.request(completion)
+    return PENDING
+  },
+
+  trim: (disk: FileDisk, length: number, offset: number, completion: Completion): Outcome =>
+    range(disk, 'trim', length, offset, completion),
+
+  zero: (disk: FileDisk, length: number, offset: number, flags: ZeroFlags, completion: Completion): Outcome =>
+    submit(
+      disk,
+      takeJob(
+        disk,
+        flags.mayPunch ? 'zero' : 'zero-allocated',
+        undefined,
+        0,
+        length,
+        offset,
+        completion,
+        flags.fast,
+      ),
+    ),
+
+  cache: (disk: FileDisk, length: number, offset: number, completion: Completion): Outcome =>
+    range(disk, 'cache', length, offset, completion),
+
+  extents: (disk: FileDisk, length: number, offset: number, limit: number) =>
+    fileExtents(disk, length, offset, limit),
+} satisfies Partial<Backend<FileDisk>>
