@@ -1,0 +1,145 @@
+# Sourced by the scripts beside it: installs what they need, once, and says so.
+# What is said goes to stderr; stdout belongs to the program that is run.
+# shellcheck shell=bash
+
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+
+# mkfs lives in sbin, which Debian keeps out of a plain user's PATH.
+export PATH=$root/hack/node/node_modules/.bin:$PATH:/usr/sbin:/sbin
+# Reads that miss the page cache, fdatasync and fallocate wait in this pool; four threads would be a queue.
+export UV_THREADPOOL_SIZE=${UV_THREADPOOL_SIZE:-32}
+
+say() { printf '==> %s\n' "$*" >&2; }
+warn() { printf 'Warning: %s\n' "$*" >&2; }
+die() {
+  printf 'Error: %s\n' "$*" >&2
+  exit 1
+}
+
+# as_root COMMAND...: without a terminal sudo must not ask for a password, or it would wait for ever.
+as_root() {
+  if ((EUID == 0)); then
+    "$@"
+  elif [[ -t 0 ]]; then
+    sudo "$@"
+  else
+    sudo -n "$@"
+  fi
+}
+
+# one_at_a_time FUNCTION ARGUMENT...: runs it while no other script of this checkout installs anything.
+one_at_a_time() {
+  (
+    flock 9
+    "$@" 9<&-
+  ) 9<"$root/hack/lib.sh"
+}
+
+# need_packages PACKAGE[:PROGRAM]...: installs the Debian packages that are missing. With PROGRAM the program
+# decides, so that one from elsewhere will do. What cannot be had is named, and the script goes on.
+need_packages() {
+  local missing
+  missing=$(missing_packages "$@")
+  [[ -z $missing ]] || one_at_a_time install_packages "$@"
+}
+
+missing_packages() {
+  local item without_program=() installed=''
+  for item; do
+    if [[ $item != *:* ]]; then
+      without_program+=("$item")
+    elif ! command -v "${item#*:}" >/dev/null; then
+      printf '%s\n' "$item"
+    fi
+  done
+  ((${#without_program[@]})) && command -v dpkg-query >/dev/null || return 0
+  # dpkg-query fails when it does not know one of them, which is an answer too.
+  installed=$(dpkg-query -W -f '${db:Status-Status}:${Package}\n' "${without_program[@]}" 2>/dev/null) || true
+  for item in "${without_program[@]}"; do
+    [[ $'\n'$installed$'\n' == *$'\n'"installed:$item"$'\n'* ]] || printf '%s\n' "$item"
+  done
+}
+
+install_packages() {
+  local missing packages programs attempt log=$root/.cache/apt.log
+  # Another script may have installed them while this one waited for its turn.
+  mapfile -t missing < <(missing_packages "$@")
+  ((${#missing[@]})) || return 0
+  packages=("${missing[@]%%:*}")
+  programs=("${missing[@]##*:}")
+  if ! command -v apt-get >/dev/null; then
+    warn "This is not Debian. Install what brings these programs: ${programs[*]}. Going on without them."
+    return
+  fi
+  if ((EUID != 0)) && ! command -v sudo >/dev/null; then
+    warn "Neither root nor sudo. Ask an administrator for: apt-get install ${packages[*]}. Going on without them."
+    return
+  fi
+  say "Installing Debian packages: ${packages[*]}"
+  mkdir -p "$root/.cache"
+  : >"$log"
+  for attempt in 1 2 3; do
+    if as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+      -o DPkg::Lock::Timeout=300 "${packages[@]}" >>"$log" 2>&1; then
+      return
+    fi
+    ((attempt == 1)) && say 'Updating the lists of Debian packages'
+    as_root apt-get update -o DPkg::Lock::Timeout=300 >>"$log" 2>&1 || sleep "$attempt"
+  done
+  warn "Could not install ${packages[*]}: $(grep '^E:' "$log" | tail -n 1) (all of it: $log). Going on without them."
+}
+
+# npm_installed DIR: are DIR's npm packages those of the package-lock.json that is there now?
+npm_installed() {
+  [[ -e $1/node_modules/.installed && $(<"$1/node_modules/.installed") == "$(sha256sum <"$1/package-lock.json")" ]]
+}
+
+# npm_ci DIR WHAT: no install scripts are run; every dependency comes ready to use.
+npm_ci() {
+  local dir=$1 what=$2 log=$root/.cache/npm.log version
+  command -v npm >/dev/null || die 'No npm found. Install Node.js 20 or newer with npm, then run this again.'
+  version=$(node --version) || die 'No working node found beside npm. Install Node.js 20 or newer, then run this again.'
+  if [[ ! $version =~ ^v([0-9]+) ]] || ((BASH_REMATCH[1] < 20)); then
+    die "Node.js $version is too old. Install 20 or newer, then run this again."
+  fi
+  say "Installing $what"
+  mkdir -p "$root/.cache" || die "Cannot write to $root. Run this as the user who owns it."
+  if ! npm ci --prefix "$dir" --ignore-scripts >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    die "npm could not install $what: see above, and check the network (all of it: $log)."
+  fi
+}
+
+npm_mark_installed() { sha256sum <"$1/package-lock.json" >"$1/node_modules/.installed"; }
+
+install_node() {
+  local dir=$root/hack/node
+  local node=$dir/node_modules/.bin/node
+  npm_installed "$dir" && return
+  # npm must not run on the very program that it replaces.
+  PATH=${PATH#"${node%/*}":} npm_ci "$dir" 'the pinned Node.js'
+  [[ -x $node ]] || die "There is no pinned Node.js for this machine ($(uname -m)); x86_64 and aarch64 are supported."
+  "$node" --version >/dev/null || die 'The pinned Node.js does not run here: see above.'
+  npm_mark_installed "$dir"
+}
+
+install_modules() {
+  npm_installed "$root" && return
+  npm_ci "$root" 'the npm packages'
+  npm_mark_installed "$root"
+}
+
+# need_node: the Node.js release that hack/node pins. It needs libatomic1, which a small Debian lacks.
+need_node() {
+  need_packages libatomic1
+  npm_installed "$root/hack/node" || one_at_a_time install_node
+}
+
+# need_server: all that server/main.ts needs.
+need_server() {
+  need_packages e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs dosfstools:mkfs.vfat btrfs-progs:mkfs.btrfs ntfs-3g:mkfs.ntfs
+  need_node
+  npm_installed "$root" || one_at_a_time install_modules
+}
