@@ -1,0 +1,58 @@
+import { appendFileSync, writeFileSync } from 'node:fs'
+import type { Reporter, TestModule } from 'vitest/node'
+
+/** How the tests of a run ended. */
+export interface Tally {
+  passed: number
+  failed: number
+  skipped: number
+}
+
+/**
+ * Counts the tests of a run and names each skipped one with its reason. A skip fails the run when it says no
+ * reason (`context.skip('the reason')` does), and always when `strict`: a machine of CI must run everything.
+ *
+ * With `logs`, a folder, it also leaves there `SUITE.counts` (`passed failed skipped`) and, where there are any,
+ * `SUITE.skipped` (a line each), for `hack/test` to sum up.
+ */
+export function tallyReporter(strict: boolean, logs?: { folder: string; suite: string }): Reporter {
+  return {
+    onTestRunEnd(modules, unhandledErrors) {
+      const { tally, skips } = count(modules, strict)
+      tally.failed += unhandledErrors.length
+      if (tally.failed > 0) process.exitCode = 1
+      if (logs) {
+        const { folder, suite } = logs
+        writeFileSync(`${folder}/${suite}.counts`, `${tally.passed} ${tally.failed} ${tally.skipped}\n`)
+        if (skips.length > 0) appendFileSync(`${folder}/${suite}.skipped`, skips.join(''))
+      } else if (skips.length > 0) {
+        process.stdout.write(`\nSkipped:\n${skips.join('')}`)
+      }
+    },
+  }
+}
+
+function count(modules: readonly TestModule[], strict: boolean): { tally: Tally; skips: string[] } {
+  const tally: Tally = { passed: 0, failed: 0, skipped: 0 }
+  const skips: string[] = []
+  for (const module of modules) {
+    // A module that does not load, or a hook that fails, is a failure without a test of its own.
+    tally.failed += module.errors().length
+    for (const suite of module.children.allSuites()) tally.failed += suite.errors().length
+    for (const test of module.children.allTests()) {
+      const result = test.result()
+      if (result.state === 'passed') tally.passed++
+      else if (result.state === 'failed') tally.failed++
+      else {
+        const reason = result.state === 'skipped' ? result.note : undefined
+        const forbidden = strict || !reason
+        tally[forbidden ? 'failed' : 'skipped']++
+        const verdict = strict ? ' (a failure, because CI is true)' : reason ? '' : ' (a failure)'
+        skips.push(
+          `  ${module.relativeModuleId} > ${test.fullName}: ${reason ?? 'no reason is given'}${verdict}\n`,
+        )
+      }
+    }
+  }
+  return { tally, skips }
+}
