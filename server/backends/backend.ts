@@ -78,7 +78,15 @@ export interface Backend<Handle = unknown> {
     completion: Completion,
   ): Outcome
 
-  /** Writes `length` bytes of `source` from index `start` to `offset`. The source is only lent until the operation ends. */
+  /**
+   * Reads what can be had without waiting, and returns how many bytes from the beginning of the range
+   * that was, 0 to `length`; the rest is asked of `pread`. Must return in microseconds.
+   */
+  preadNow?(handle: Handle, target: Buffer, start: number, length: number, offset: number): number
+  /** The same for writing: the bytes written from the beginning of the range; the rest is asked of `pwrite`. */
+  pwriteNow?(handle: Handle, source: Buffer, start: number, length: number, offset: number): number
+
+  /** Writes `length` bytes of `source` from index `start` to `offset`. The source is lent until the operation ends. */
   pwrite?(
     handle: Handle,
     source: Buffer,
@@ -96,7 +104,12 @@ export interface Backend<Handle = unknown> {
   /** Brings the range into the cache. */
   cache?(handle: Handle, length: number, offset: number, completion: Completion): Outcome
   /** Kinds of the range's parts from `offset` on, at least one, at most `limit`; they may end before or after the range's end. */
-  extents?(handle: Handle, length: number, offset: number, limit: number): readonly Extent[] | Promise<readonly Extent[]>
+  extents?(
+    handle: Handle,
+    length: number,
+    offset: number,
+    limit: number,
+  ): readonly Extent[] | Promise<readonly Extent[]>
 
   /** May this handle be written? Default: there is a `pwrite`. */
   canWrite?(handle: Handle): boolean
@@ -111,10 +124,31 @@ export interface Backend<Handle = unknown> {
    * Size that the disk of this name has, or would have if it were made now, without making it; undefined
    * where only making it can tell.
    */
-  probe?(exportName: string, requestedSize?: number): ProbeResult | undefined | Promise<ProbeResult | undefined>
+  probe?(
+    exportName: string,
+    requestedSize?: number,
+  ): ProbeResult | undefined | Promise<ProbeResult | undefined>
   /** Ends the use of a handle; every operation on it has ended before. */
   close?(handle: Handle): void | Promise<void>
 }
+
+/** A backend in which nothing is left out: what the connection works with. */
+export type FilledBackend<Handle = unknown> = Backend<Handle> &
+  Required<
+    Pick<
+      Backend<Handle>,
+      | 'preadNow'
+      | 'pwriteNow'
+      | 'pwrite'
+      | 'flush'
+      | 'trim'
+      | 'zero'
+      | 'cache'
+      | 'extents'
+      | 'canMultiConn'
+      | 'close'
+    >
+  >
 
 /** What `probe` can say of a disk that is not opened. */
 export interface ProbeResult {

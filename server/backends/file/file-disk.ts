@@ -136,44 +136,36 @@ function range(
 export const fileOperations = {
   getSize: (disk: FileDisk) => disk.size,
 
-  pread(
+  preadNow: (disk: FileDisk, target: Buffer, start: number, length: number, offset: number): number =>
+    readImmediately(disk, cachedAddress(target) + start, length, offset),
+
+  pread: (
     disk: FileDisk,
     target: Buffer,
     start: number,
     length: number,
     offset: number,
     completion: Completion,
-  ): Outcome {
-    const address = cachedAddress(target) + start
-    const read = readImmediately(disk, address, length, offset)
-    if (read === length) return
-    return submit(
-      disk,
-      takeJob(disk, 'read', target, address + read, length - read, offset + read, completion),
-    )
+  ): Outcome =>
+    submit(disk, takeJob(disk, 'read', target, addressOf(target) + start, length, offset, completion)),
+
+  pwriteNow(disk: FileDisk, source: Buffer, start: number, length: number, offset: number): number {
+    if (!mayWriteImmediately(disk, length, offset)) return 0
+    const startedAt = performance.now()
+    const written = pwrite(disk.fd, cachedAddress(source) + start, length, offset)
+    noteWrite(startedAt)
+    return Math.max(0, written)
   },
 
-  pwrite(
+  pwrite: (
     disk: FileDisk,
     source: Buffer,
     start: number,
     length: number,
     offset: number,
     completion: Completion,
-  ): Outcome {
-    const address = cachedAddress(source) + start
-    let written = 0
-    if (mayWriteImmediately(disk, length, offset)) {
-      const startedAt = performance.now()
-      written = Math.max(0, pwrite(disk.fd, address, length, offset))
-      noteWrite(startedAt)
-      if (written === length) return
-    }
-    return submit(
-      disk,
-      takeJob(disk, 'write', source, address + written, length - written, offset + written, completion),
-    )
-  },
+  ): Outcome =>
+    submit(disk, takeJob(disk, 'write', source, addressOf(source) + start, length, offset, completion)),
 
   flush(disk: FileDisk, completion: Completion): Outcome {
     if (!disk.durable) return

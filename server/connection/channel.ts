@@ -1,0 +1,195 @@
+/**
+ * A client's socket: bytes in by one receive buffer that all clients share, bytes out by send(2)
+ * directly, and what the socket does not take kept until it does.
+ */
+import { Socket } from 'node:net'
+import { ERRNO, SystemCallError } from '../linux/errno.ts'
+import { addressOf, lastErrno, trySend } from '../linux/syscalls.ts'
+
+/** Most bytes that one read of a socket brings. */
+const RECEIVE_BYTES = 2 ** 20
+/** What a client may leave unconsumed and still be read: its half request or half option, in bytes. */
+export const MAX_LEFTOVER = 128 * 2 ** 10
+
+// Leftovers are copied in front of the next read, so that a message always lies in one piece.
+const shared = Buffer.allocUnsafeSlow(MAX_LEFTOVER + RECEIVE_BYTES)
+const area = shared.subarray(MAX_LEFTOVER)
+
+/** What listens to a channel; changes when the handshake ends. */
+export interface Receiver {
+  /**
+   * Takes bytes from `start` on and returns the index behind what it has consumed. The rest is offered
+   * again with what follows. The buffer is only valid during the call.
+   */
+  receive(buffer: Buffer, start: number, end: number): number
+  /** True while no more bytes should be read; the receiver calls `channel.proceed()` when that ends. */
+  readonly blocked: boolean
+  /** The client has sent its last byte. */
+  ended(): void
+  /** The socket has taken what was kept back. */
+  drained(): void
+  /** The connection is over; `error` if it broke. Called once. */
+  closed(error: Error | undefined): void
+}
+
+/** The part of a socket's handle that the channel uses; `fd` is there for TCP and unix sockets. */
+interface DescriptorHandle {
+  readonly fd: number
+}
+
+/** Takes the handle of an accepted, paused socket away from it. */
+export function takeHandle(accepted: Socket): DescriptorHandle | undefined {
+  const holder = accepted as unknown as { _handle: DescriptorHandle | null }
+  const handle = holder._handle
+  holder._handle = null
+  return handle === null || handle.fd < 0 ? undefined : handle
+}
+
+export class Channel {
+  readonly fd: number
+  readonly #socket: Socket
+  #receiver: Receiver
+  /** Bytes received and not yet consumed. */
+  #leftover: Buffer | undefined
+  #ended = false
+  #closing = false
+  #closed = false
+  #error: Error | undefined
+
+  constructor(handle: DescriptorHandle, receiver: Receiver) {
+    this.fd = handle.fd
+    this.#receiver = receiver
+    this.#socket = new Socket({
+      handle,
+      allowHalfOpen: true,
+      // The buffer is shared, which is safe because libuv fills it and calls back without a pause between.
+      onread: { buffer: () => area, callback: (length: number) => this.#received(length) },
+    } as unknown as ConstructorParameters<typeof Socket>[0])
+    this.#socket
+      .on('end', () => {
+        this.#ended = true
+        if (!this.#closing) this.#receiver.ended()
+      })
+      .on('drain', () => {
+        if (!this.#closing) this.#receiver.drained()
+      })
+      .on('error', error => {
+        this.#error ??= error
+      })
+      .on('close', () => {
+        this.#closed = true
+        this.#leftover = undefined
+        this.#receiver.closed(this.#error)
+      })
+  }
+
+  /** Starts reading. */
+  start(): void {
+    this.#socket.resume()
+  }
+
+  /** Hands the connection to the next phase, which gets what its predecessor left. */
+  handOver(receiver: Receiver): void {
+    this.#receiver = receiver
+  }
+
+  /** Bytes that the socket has not taken yet. */
+  get backlog(): number {
+    return this.#socket.writableLength
+  }
+
+  get ended(): boolean {
+    return this.#ended
+  }
+
+  get closed(): boolean {
+    return this.#closed
+  }
+
+  /** Sends bytes at once, or keeps a copy of those that the socket does not take. */
+  send(bytes: Buffer, start: number, end: number, address: number = addressOf(bytes)): void {
+    if (this.#closed || this.#closing || start === end) return
+    let at = start
+    if (this.#socket.writableLength === 0) {
+      const sent = trySend(this.fd, address + start, end - start)
+      if (sent === end - start) return
+      if (sent > 0) {
+        at += sent
+      } else {
+        const errno = lastErrno()
+        if (errno !== ERRNO.EAGAIN && errno !== ERRNO.EINTR) {
+          this.destroy(new SystemCallError('send', errno))
+          return
+        }
+      }
+    }
+    this.#socket.write(Buffer.from(bytes.subarray(at, end)))
+  }
+
+  /** Offers the receiver its leftover again, and goes on reading if it is not blocked. */
+  proceed(): void {
+    if (this.#closed || this.#closing) return
+    const leftover = this.#leftover
+    if (leftover !== undefined) {
+      this.#leftover = undefined
+      this.#offer(leftover, 0, leftover.length)
+    }
+    this.#balance()
+  }
+
+  /** Sends what is kept, then ends the connection; nothing more is received. A client that does not read it is cut off after a while. */
+  close(): void {
+    if (this.#closing || this.#closed) return
+    this.#closing = true
+    this.#leftover = undefined
+    this.#socket.end()
+    this.#socket.setTimeout(CLOSE_TIMEOUT_MS, () => this.#socket.destroy())
+    // Read to the end and dropped: closing with unread bytes would reset the connection and lose our last reply.
+    this.#socket.resume()
+  }
+
+  /** Ends the connection at once. */
+  destroy(error?: Error): void {
+    this.#error ??= error
+    this.#closing = true
+    this.#leftover = undefined
+    this.#socket.destroy()
+  }
+
+  #received(length: number): boolean {
+    if (this.#closing) return true
+    const leftover = this.#leftover
+    const start = MAX_LEFTOVER - (leftover?.length ?? 0)
+    if (leftover !== undefined) {
+      leftover.copy(shared, start)
+      this.#leftover = undefined
+    }
+    this.#offer(shared, start, MAX_LEFTOVER + length)
+    this.#balance()
+    return true
+  }
+
+  #offer(buffer: Buffer, start: number, end: number): void {
+    let consumed = start
+    try {
+      consumed = this.#receiver.receive(buffer, start, end)
+    } catch (error) {
+      this.destroy(error instanceof Error ? error : new Error('The receiver failed.', { cause: error }))
+      return
+    }
+    if (consumed < end && !this.#closing) {
+      this.#leftover =
+        buffer === shared ? Buffer.from(buffer.subarray(consumed, end)) : buffer.subarray(consumed, end)
+    }
+  }
+
+  #balance(): void {
+    if (this.#closing) return
+    const full = this.#leftover !== undefined && this.#leftover.length > MAX_LEFTOVER
+    if (this.#receiver.blocked || full) this.#socket.pause()
+    else if (this.#socket.isPaused()) this.#socket.resume()
+  }
+}
+
+/** How long a client may take to read our last bytes, in ms. */
+const CLOSE_TIMEOUT_MS = 5000

@@ -1,0 +1,435 @@
+/**
+ * The transmission phase of one connection: parses all requests that a read of the socket brought,
+ * answers at once what can be answered without waiting, and sends the replies together. The hot path
+ * allocates nothing; requests that wait for a disk live in pooled objects (request.ts).
+ */
+import type { Completion, Outcome } from '../backends/backend.ts'
+import { CMD, CMD_FLAG, NBD_ERRNO, REQUEST_MAGIC } from '../protocol/constants.ts'
+import { ProtocolViolation } from '../protocol/handshake.ts'
+import { changesData, type RequestTerms, refusalOf } from '../protocol/request-rules.ts'
+import {
+  REQUEST_COOKIE,
+  REQUEST_FLAGS,
+  REQUEST_LENGTH,
+  REQUEST_OFFSET,
+  REQUEST_SIZE,
+  REQUEST_TYPE,
+  readUInt64,
+} from '../protocol/transmission.ts'
+import { encodeBlockStatus, MAX_EXTENTS } from './block-status.ts'
+import { bytesLent, HEADER_ROOM, MAX_DATA, takeBuffer } from './buffers.ts'
+import { BulkRead } from './bulk-read.ts'
+import type { Channel, Receiver } from './channel.ts'
+import type { OpenedDisk } from './opened-disk.ts'
+import { outbox, outboxIsFull, sendOutbox } from './outbox.ts'
+import { dataStart, replyFailure, replyFinished, replyRead, replySuccess } from './replies.ts'
+import { follow, type Request, type RequestOwner, takePiece, takeRequest } from './request.ts'
+
+/** Requests, and bytes moved, of one connection before others get their turn. */
+const TURN_REQUESTS = 512
+const TURN_BYTES = 8 * 2 ** 20
+/** Requests of one connection that may wait for a disk at once, and the bytes in their buffers. */
+const MAX_WAITING_REQUESTS = 1024
+const MAX_WAITING_BYTES = 16 * 2 ** 20
+/** Bytes in all connections' buffers above which each connection may have one buffer only. */
+const MAX_LENT_BYTES = 512 * 2 ** 20
+/** Parts of an unfinished WRITE end on multiples of this, so that no sector is torn if the client vanishes. */
+const SECTOR = 4096
+
+/** What WRITE_ZEROES asks of a backend, indexed by its flags NO_HOLE and FAST_ZERO. */
+const ZERO_FLAGS = [
+  { mayPunch: true, fast: false },
+  { mayPunch: false, fast: false },
+  { mayPunch: true, fast: true },
+  { mayPunch: false, fast: true },
+] as const
+
+/** Ends a WRITE whose payload will never arrive in full. */
+class ClientGone extends Error {
+  override readonly name = 'ClientGone'
+  readonly code = 'ESHUTDOWN'
+}
+
+/** What the handshake agreed on. */
+export interface TransmissionTerms {
+  readonly structuredReplies: boolean
+  /** The client asked for the context base:allocation. */
+  readonly baseAllocation: boolean
+}
+
+/** Where a transmission reports to. */
+export interface TransmissionEvents {
+  /** A request failed in the backend. */
+  failed(type: number, error: unknown): void
+  /** No operation runs any more and none will: the disk can be closed. Called once. */
+  ended(error: Error | undefined): void
+}
+
+export class Transmission implements Receiver, RequestOwner {
+  readonly #channel: Channel
+  readonly #disk: OpenedDisk
+  readonly #terms: RequestTerms
+  readonly #events: TransmissionEvents
+  /** WRITE whose payload is arriving, and the bytes still to come. */
+  #write: Request | undefined
+  #payload = 0
+  #waiting = 0
+  #waitingBytes = 0
+  #bulk: BulkRead | undefined
+  readonly #finished: Request[] = []
+  readonly #onImmediate = () => this.#nextTurn()
+  #immediate = false
+  #turnRequests = 0
+  #turnBytes = 0
+  #turnIsOver = false
+  #stopping = false
+  /** No further request will be served: DISC, end of stream, or the server's own decision. */
+  #hungUp = false
+  #ended = false
+  #error: Error | undefined
+
+  constructor(channel: Channel, disk: OpenedDisk, terms: TransmissionTerms, events: TransmissionEvents) {
+    this.#channel = channel
+    this.#disk = disk
+    this.#terms = { size: disk.size, readOnly: disk.readOnly, ...terms }
+    this.#events = events
+  }
+
+  /** True while requests are being worked on or replies are being sent. */
+  get isBusy(): boolean {
+    return this.#waiting > 0 || this.#bulk !== undefined || this.#channel.backlog > 0
+  }
+
+  /** Answers all further requests with ESHUTDOWN; those under way finish. */
+  stop(): void {
+    this.#stopping = true
+  }
+
+  /** Ends the connection when the requests under way have finished; a half-received one is dropped. */
+  hangUp(): void {
+    this.#hungUp = true
+    const write = this.#write
+    if (write !== undefined) {
+      this.#write = undefined
+      this.#payload = 0
+      write.complete(new ClientGone())
+    }
+    this.#replyToFinished()
+    this.#endWhenIdle()
+  }
+
+  get blocked(): boolean {
+    return (
+      this.#turnIsOver ||
+      this.#bulk !== undefined ||
+      this.#waiting >= MAX_WAITING_REQUESTS ||
+      this.#waitingBytes >= MAX_WAITING_BYTES ||
+      (this.#waitingBytes > 0 && bytesLent() > MAX_LENT_BYTES) ||
+      this.#channel.backlog > 0
+    )
+  }
+
+  receive(buffer: Buffer, start: number, end: number): number {
+    this.#turnRequests = 0
+    this.#turnBytes = 0
+    let at = start
+    while (!this.#hungUp && !this.blocked) {
+      if (this.#payload > 0) {
+        const next = this.#takePayload(buffer, at, end)
+        if (next === at) break
+        at = next
+      } else {
+        if (end - at < REQUEST_LENGTH) break
+        at = this.#takeRequest(buffer, at, end)
+        this.#turnRequests++
+      }
+      this.#turnIsOver = this.#turnRequests >= TURN_REQUESTS || this.#turnBytes >= TURN_BYTES
+      if (outboxIsFull()) sendOutbox(this.#channel)
+    }
+    this.#replyToFinished()
+    sendOutbox(this.#channel)
+    if (this.#turnIsOver) this.#schedule()
+    if (!this.#hungUp) return at
+    this.#endWhenIdle()
+    return end
+  }
+
+  ended(): void {
+    this.hangUp()
+  }
+
+  drained(): void {
+    this.#bulk?.drained()
+    this.#nextTurn()
+  }
+
+  closed(error: Error | undefined): void {
+    this.#error = error
+    this.#bulk?.abandon()
+    this.hangUp()
+  }
+
+  flush(completion: Completion): Outcome {
+    return this.#disk.backend.flush(this.#disk.handle, completion)
+  }
+
+  finished(request: Request): void {
+    this.#finished.push(request)
+    this.#schedule()
+  }
+
+  returned(bytes: number): void {
+    this.#waitingBytes -= bytes
+    this.#schedule()
+  }
+
+  /** All operations that end in one round of the event loop are answered by one send. */
+  #schedule(): void {
+    if (this.#immediate) return
+    this.#immediate = true
+    setImmediate(this.#onImmediate)
+  }
+
+  #nextTurn(): void {
+    this.#immediate = false
+    this.#turnIsOver = false
+    this.#replyToFinished()
+    this.#endWhenIdle()
+    if (!this.blocked && !this.#hungUp) this.#channel.proceed()
+  }
+
+  #takeRequest(buffer: Buffer, at: number, end: number): number {
+    if (buffer.readUInt32BE(at) !== REQUEST_MAGIC) {
+      throw new ProtocolViolation('The client sent something that is not an NBD request.')
+    }
+    const flags = buffer.readUInt16BE(at + REQUEST_FLAGS)
+    const type = buffer.readUInt16BE(at + REQUEST_TYPE)
+    const cookieHigh = buffer.readUInt32BE(at + REQUEST_COOKIE)
+    const cookieLow = buffer.readUInt32BE(at + REQUEST_COOKIE + 4)
+    const offset = readUInt64(buffer, at + REQUEST_OFFSET)
+    const length = buffer.readUInt32BE(at + REQUEST_SIZE)
+    const next = at + REQUEST_LENGTH
+    if (type === CMD.DISC) {
+      this.#hungUp = true
+      return next
+    }
+    const refusal = this.#stopping ? NBD_ERRNO.ESHUTDOWN : refusalOf(this.#terms, type, flags, offset, length)
+    if (type === CMD.WRITE) {
+      return this.#beginWrite(buffer, next, end, flags, cookieHigh, cookieLow, offset, length, refusal)
+    }
+    const { structuredReplies } = this.#terms
+    if (refusal !== NBD_ERRNO.OK) replyFailure(structuredReplies, cookieHigh, cookieLow, refusal)
+    else if (length === 0 && type !== CMD.FLUSH) replySuccess(structuredReplies, type, cookieHigh, cookieLow)
+    else if (type === CMD.READ) this.#read(flags, cookieHigh, cookieLow, offset, length)
+    else this.#operate(type, flags, cookieHigh, cookieLow, offset, length)
+    return next
+  }
+
+  #keep(
+    type: number,
+    flags: number,
+    cookieHigh: number,
+    cookieLow: number,
+    offset: number,
+    length: number,
+  ): Request {
+    const request = takeRequest(this)
+    request.type = type
+    request.cookieHigh = cookieHigh
+    request.cookieLow = cookieLow
+    request.offset = offset
+    request.length = length
+    request.fua = (flags & CMD_FLAG.FUA) !== 0 && changesData(type)
+    request.dontFragment = (flags & CMD_FLAG.DF) !== 0
+    request.fast = (flags & CMD_FLAG.FAST_ZERO) !== 0
+    this.#waiting++
+    return request
+  }
+
+  #read(flags: number, cookieHigh: number, cookieLow: number, offset: number, length: number): void {
+    if (length > MAX_DATA) {
+      this.#readInBulk(flags, cookieHigh, cookieLow, offset, length)
+      return
+    }
+    const { backend, handle } = this.#disk
+    const { structuredReplies } = this.#terms
+    const start = dataStart(structuredReplies)
+    const read = backend.preadNow(handle, outbox.buffer, start, length, offset)
+    this.#turnBytes += length
+    if (read === length) {
+      const dontFragment = (flags & CMD_FLAG.DF) !== 0
+      replyRead(structuredReplies, dontFragment, cookieHigh, cookieLow, offset, length)
+      return
+    }
+    const request = this.#keep(CMD.READ, flags, cookieHigh, cookieLow, offset, length)
+    const buffer = takeBuffer(length)
+    request.buffer = buffer
+    this.#waitingBytes += buffer.length
+    outbox.buffer.copy(buffer, HEADER_ROOM, start, start + read)
+    try {
+      follow(
+        backend.pread(handle, buffer, HEADER_ROOM + read, length - read, offset + read, request),
+        request,
+      )
+    } catch (error) {
+      request.complete(error)
+    }
+  }
+
+  #readInBulk(flags: number, cookieHigh: number, cookieLow: number, offset: number, length: number): void {
+    sendOutbox(this.#channel)
+    const structured = this.#terms.structuredReplies
+    const dontFragment = (flags & CMD_FLAG.DF) !== 0
+    const request = { structured, dontFragment, cookieHigh, cookieLow, offset, length }
+    this.#bulk = new BulkRead(this.#channel, this.#disk, request, error => {
+      this.#bulk = undefined
+      if (error !== undefined) this.#events.failed(CMD.READ, error)
+      this.#schedule()
+    })
+    this.#bulk.next()
+  }
+
+  #operate(
+    type: number,
+    flags: number,
+    cookieHigh: number,
+    cookieLow: number,
+    offset: number,
+    length: number,
+  ): void {
+    const { backend, handle } = this.#disk
+    const request = this.#keep(type, flags, cookieHigh, cookieLow, offset, length)
+    try {
+      switch (type) {
+        case CMD.FLUSH:
+          follow(backend.flush(handle, request), request)
+          return
+        case CMD.TRIM:
+          follow(backend.trim(handle, length, offset, request), request)
+          return
+        case CMD.CACHE:
+          follow(backend.cache(handle, length, offset, request), request)
+          return
+        case CMD.WRITE_ZEROES: {
+          const index = (flags & CMD_FLAG.NO_HOLE ? 1 : 0) + (flags & CMD_FLAG.FAST_ZERO ? 2 : 0)
+          follow(backend.zero(handle, length, offset, ZERO_FLAGS[index] ?? ZERO_FLAGS[0], request), request)
+          return
+        }
+        default:
+          this.#status(request, (flags & CMD_FLAG.REQ_ONE) !== 0)
+      }
+    } catch (error) {
+      request.complete(error)
+    }
+  }
+
+  async #status(request: Request, onlyOne: boolean): Promise<void> {
+    const { backend, handle, size } = this.#disk
+    try {
+      const extents = await backend.extents(handle, request.length, request.offset, onlyOne ? 1 : MAX_EXTENTS)
+      request.status = encodeBlockStatus(extents, request.length, size - request.offset, onlyOne)
+      request.complete()
+    } catch (error) {
+      request.complete(error)
+    }
+  }
+
+  #beginWrite(
+    buffer: Buffer,
+    at: number,
+    end: number,
+    flags: number,
+    cookieHigh: number,
+    cookieLow: number,
+    offset: number,
+    length: number,
+    refusal: number,
+  ): number {
+    let written = 0
+    const isWhole = refusal === NBD_ERRNO.OK && length <= end - at && length <= MAX_DATA
+    if (isWhole && length > 0) {
+      written = this.#disk.backend.pwriteNow(this.#disk.handle, buffer, at, length, offset)
+      this.#turnBytes += length
+      if (written === length && (flags & CMD_FLAG.FUA) === 0) {
+        replySuccess(this.#terms.structuredReplies, CMD.WRITE, cookieHigh, cookieLow)
+        return at + length
+      }
+    }
+    const request = this.#keep(CMD.WRITE, flags, cookieHigh, cookieLow, offset, length)
+    request.refusal = refusal
+    if (isWhole || length === 0) {
+      if (written < length)
+        this.#writeLater(request, buffer, at + written, length - written, offset + written)
+      request.complete()
+      return at + length
+    }
+    this.#write = request
+    this.#payload = length
+    return at
+  }
+
+  /** Takes what has arrived of a WRITE's payload; returns `at` unchanged if that is less than a sector. */
+  #takePayload(buffer: Buffer, at: number, end: number): number {
+    const request = this.#write as Request
+    const position = request.offset + (request.length - this.#payload)
+    let length = Math.min(end - at, this.#payload, MAX_DATA)
+    if (request.refusal === NBD_ERRNO.OK) {
+      if (length < this.#payload) length -= (position + length) % SECTOR
+      if (length <= 0) return at
+      if (request.error === undefined) this.#writePart(request, buffer, at, length, position)
+    }
+    this.#turnBytes += length
+    this.#payload -= length
+    if (this.#payload === 0) {
+      this.#write = undefined
+      request.complete()
+    }
+    return at + length
+  }
+
+  #writePart(request: Request, buffer: Buffer, at: number, length: number, position: number): void {
+    const written = this.#disk.backend.pwriteNow(this.#disk.handle, buffer, at, length, position)
+    if (written < length)
+      this.#writeLater(request, buffer, at + written, length - written, position + written)
+  }
+
+  /** Copies data out of the receive buffer and has it written when a thread is free. */
+  #writeLater(request: Request, source: Buffer, start: number, length: number, offset: number): void {
+    const buffer = takeBuffer(length)
+    source.copy(buffer, HEADER_ROOM, start, start + length)
+    this.#waitingBytes += buffer.length
+    const piece = takePiece(request, this, buffer)
+    try {
+      follow(this.#disk.backend.pwrite(this.#disk.handle, buffer, HEADER_ROOM, length, offset, piece), piece)
+    } catch (error) {
+      piece.complete(error)
+    }
+  }
+
+  #replyToFinished(): void {
+    if (this.#bulk !== undefined || this.#finished.length === 0) return
+    let count = 0
+    for (const request of this.#finished) {
+      if (this.#channel.backlog > 0 && !this.#channel.closed) break
+      count++
+      this.#waiting--
+      if (request.buffer !== undefined) this.#waitingBytes -= request.buffer.length
+      if (request.error !== undefined && !(request.error instanceof ClientGone)) {
+        this.#events.failed(request.type, request.error)
+      }
+      if (!this.#channel.closed) replyFinished(this.#terms.structuredReplies, request)
+      request.release()
+      if (outboxIsFull()) sendOutbox(this.#channel)
+    }
+    if (count === this.#finished.length) this.#finished.length = 0
+    else this.#finished.splice(0, count)
+    sendOutbox(this.#channel)
+  }
+
+  #endWhenIdle(): void {
+    if (!this.#hungUp || this.#ended || this.#waiting > 0 || this.#bulk !== undefined) return
+    this.#ended = true
+    this.#channel.close()
+    this.#events.ended(this.#error)
+  }
+}

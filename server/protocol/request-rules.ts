@@ -1,0 +1,52 @@
+/** Which requests are refused, with which error, before a backend sees them. */
+import { CMD, CMD_FLAG, MAX_PAYLOAD, NBD_ERRNO } from './constants.ts'
+
+/** What the rules need to know of the export and the handshake. */
+export interface RequestTerms {
+  readonly size: number
+  readonly readOnly: boolean
+  readonly structuredReplies: boolean
+  readonly baseAllocation: boolean
+}
+
+/** Flags that a command may carry. FUA is allowed on every command, since the server announces SEND_FUA. */
+function allowedFlags(type: number, structuredReplies: boolean): number {
+  switch (type) {
+    case CMD.READ:
+      return CMD_FLAG.FUA | (structuredReplies ? CMD_FLAG.DF : 0)
+    case CMD.WRITE_ZEROES:
+      return CMD_FLAG.FUA | CMD_FLAG.NO_HOLE | CMD_FLAG.FAST_ZERO
+    case CMD.BLOCK_STATUS:
+      return CMD_FLAG.FUA | CMD_FLAG.REQ_ONE
+    default:
+      return CMD_FLAG.FUA
+  }
+}
+
+/** Commands that change the disk: refused where it is read-only, made durable by FUA. */
+export const changesData = (type: number): boolean =>
+  type === CMD.WRITE || type === CMD.TRIM || type === CMD.WRITE_ZEROES
+
+/**
+ * The error that a request deserves, or 0. `offset` may be inexact above 2^53, where it is out of range
+ * in any case. DISC is not asked about.
+ */
+export function refusalOf(
+  terms: RequestTerms,
+  type: number,
+  flags: number,
+  offset: number,
+  length: number,
+): number {
+  if (type > CMD.BLOCK_STATUS || type === CMD.DISC) return NBD_ERRNO.EINVAL
+  if ((flags & ~allowedFlags(type, terms.structuredReplies)) !== 0) return NBD_ERRNO.EINVAL
+  if (type === CMD.FLUSH) return NBD_ERRNO.OK
+  if (terms.readOnly && changesData(type)) return NBD_ERRNO.EPERM
+  // Compared by subtraction: the sum of the two could leave the range of exact numbers.
+  if (offset > terms.size || length > terms.size - offset) {
+    return type === CMD.WRITE || type === CMD.WRITE_ZEROES ? NBD_ERRNO.ENOSPC : NBD_ERRNO.EINVAL
+  }
+  if ((type === CMD.READ || type === CMD.WRITE) && length > MAX_PAYLOAD) return NBD_ERRNO.EINVAL
+  if (type === CMD.BLOCK_STATUS && (!terms.baseAllocation || length === 0)) return NBD_ERRNO.EINVAL
+  return NBD_ERRNO.OK
+}
