@@ -1,0 +1,199 @@
+import { AccessRuleError, type AccessRules, compileAccessRules } from '../../crds/access-rules.ts'
+import type { NameRules } from '../../crds/export-name.ts'
+import { quote } from '../../crds/quote.ts'
+import type { ListenAddress } from './option-values.ts'
+import { type Parsed, parseOptions, UsageError } from './options.ts'
+import { type LogLevel, SERVE_OPTIONS } from './serve-option-table.ts'
+
+/** What a new disk holds. */
+export type DiskContent =
+  | {
+      readonly kind: 'filesystem'
+      readonly type: string
+      readonly label: string | undefined
+      readonly mkfsOptions: readonly string[]
+    }
+  | {
+      readonly kind: 'command'
+      /** A shell fragment. */
+      readonly command: string
+      /** Shell identifiers and their values, without `disk` and `size`. */
+      readonly variables: ReadonlyMap<string, string>
+    }
+
+/** How a disk is made when a client asks for it. */
+export interface NewDisk {
+  /** Bytes; 0 only with `temporary` and a command. */
+  readonly size: number
+  /** Most bytes that a client may ask for; undefined: it may not ask. */
+  readonly maxSize: number | undefined
+  readonly content: DiskContent
+}
+
+/** The command line of `serve`, checked: sizes in bytes, times in ms. Paths are as given, not yet looked at. */
+export interface ServeOptions {
+  /** Always given unless `temporary`. */
+  readonly dir: string | undefined
+  readonly temporary: boolean
+  /** Undefined: no disk is made because a client asks for it. */
+  readonly newDisk: NewDisk | undefined
+  /** For mkfs as for a command. */
+  readonly commandTimeoutMs: number
+  /** Directory of manifests. */
+  readonly disks: string | undefined
+  readonly maxDisks: number | undefined
+  readonly names: NameRules
+  /** What was asked for by `--listen`; see `addressesToBind`. */
+  readonly listen: readonly ListenAddress[]
+  /** Path of a unix socket. */
+  readonly unix: string | undefined
+  readonly handshakeTimeoutMs: number
+  readonly access: AccessRules
+  readonly readOnly: boolean
+  /** How long a client may wait for a disk that is held; 0: not at all. */
+  readonly waitMs: number | 'unlimited'
+  readonly connectionsPerDisk: number
+  readonly maxConnections: number
+  /** At most `maxConnections`. */
+  readonly maxConnectionsPerClient: number
+  readonly list: boolean
+  readonly logLevel: LogLevel
+}
+
+/** A TCP address to bind. */
+export interface BindAddress extends ListenAddress {
+  /** A machine without this address family serves without it: EADDRNOTAVAIL and EAFNOSUPPORT are no failure. */
+  readonly optional: boolean
+}
+
+const DEFAULT_PORT = 10_809
+
+/**
+ * The TCP addresses to bind: those of `--listen`, or loopback if there is no other way in (no `--unix`, no
+ * activated socket).
+ */
+export function addressesToBind(options: ServeOptions, activatedSockets: number): readonly BindAddress[] {
+  if (options.listen.length > 0) return options.listen.map(address => ({ ...address, optional: false }))
+  if (options.unix !== undefined || activatedSockets > 0) return []
+  return [
+    { host: '127.0.0.1', port: DEFAULT_PORT, optional: false },
+    { host: '::1', port: DEFAULT_PORT, optional: true },
+  ]
+}
+
+/**
+ * Parses the arguments that follow `serve`. Nothing outside the arguments is looked at.
+ * @throws UsageError
+ */
+export function parseServeOptions(argv: readonly string[]): ServeOptions {
+  const given = parseOptions(SERVE_OPTIONS, argv)
+  checkTogether(given)
+  return {
+    dir: given.dir,
+    temporary: given.temporary,
+    newDisk: newDiskOf(given),
+    commandTimeoutMs: given['command-timeout'],
+    disks: given.disks,
+    maxDisks: given['max-disks'],
+    names: given.names,
+    listen: given.listen,
+    unix: given.unix,
+    handshakeTimeoutMs: given['handshake-timeout'],
+    access: accessOf(given),
+    readOnly: given['read-only'],
+    waitMs: given.wait ?? 0,
+    connectionsPerDisk: given['connections-per-disk'],
+    maxConnections: given['max-connections'],
+    maxConnectionsPerClient: Math.min(
+      given['max-connections-per-client'] ?? given['max-connections'],
+      given['max-connections'],
+    ),
+    list: !given['no-list'],
+    logLevel: given['log-level'],
+  }
+}
+
+type Given = Parsed<typeof SERVE_OPTIONS>
+
+function accessOf({ allow, deny }: Given): AccessRules {
+  try {
+    const rules = compileAccessRules({ allow, deny })
+    for (const { field, text, needsTls } of [...rules.allow, ...rules.deny]) {
+      if (needsTls)
+        throw new AccessRuleError(field, `${quote(text)} needs TLS, which this server does not speak.`)
+    }
+    return rules
+  } catch (error) {
+    if (!(error instanceof AccessRuleError)) throw error
+    const option = error.field.replace(/\[.*/, '')
+    throw new UsageError(`--${option}: ${error.reason}`, { cause: error })
+  }
+}
+
+/** What no option can say alone. */
+function checkTogether(given: Given): void {
+  const { size, temporary, command } = given
+  const isGiven = (name: keyof Given): boolean => {
+    const value: unknown = given[name]
+    return Array.isArray(value) ? value.length > 0 : value !== undefined && value !== false
+  }
+  const exclude = (name: keyof Given, others: readonly (keyof Given)[]): void => {
+    for (const other of others) {
+      if (isGiven(name) && isGiven(other))
+        throw new UsageError(`--${name} and --${other} exclude each other.`)
+    }
+  }
+
+  exclude('temporary', ['no-create', 'disks', 'max-disks'])
+  exclude('command', ['type', 'label', 'mkfs-option'])
+  if (given.var.length > 0 && command === undefined) {
+    throw new UsageError('--var needs --command: only a command sees variables.')
+  }
+  if (given.dir === undefined && !temporary) {
+    throw new UsageError('--dir is missing. Give the directory of the disks.')
+  }
+  if (size === undefined) {
+    if (!given['no-create'] && given.disks === undefined) {
+      throw new UsageError('--size is missing. Give the size of a new disk, such as 1G, or --no-create.')
+    }
+    for (const name of NEW_DISK_OPTIONS) {
+      if (isGiven(name)) throw new UsageError(`--${name} needs --size: without it no disk is made on demand.`)
+    }
+  } else if (size === 0 && !(temporary && command !== undefined)) {
+    throw new UsageError('--size: 0 is possible with --temporary and --command only. Give at least 1 byte.')
+  } else if (given['max-size'] !== undefined && given['max-size'] < size) {
+    throw new UsageError(
+      `--max-size: ${given['max-size']} bytes are less than --size, which is ${size} bytes.`,
+    )
+  }
+  refuseRepetition(
+    'var',
+    given.var.map(({ key }) => key),
+  )
+  refuseRepetition(
+    'listen',
+    given.listen.filter(({ port }) => port !== 0).map(({ host, port }) => `${host} port ${port}`),
+  )
+}
+
+const NEW_DISK_OPTIONS = ['max-size', 'max-disks', 'command', 'type', 'label', 'mkfs-option'] as const
+
+function refuseRepetition(name: keyof Given, values: readonly string[]): void {
+  const repeated = values.find((value, index) => values.indexOf(value) < index)
+  if (repeated !== undefined) throw new UsageError(`--${name}: ${quote(repeated)} is given twice.`)
+}
+
+function newDiskOf(given: Given): NewDisk | undefined {
+  const { size, command } = given
+  if (size === undefined || given['no-create']) return undefined
+  const content: DiskContent =
+    command === undefined
+      ? {
+          kind: 'filesystem',
+          type: given.type ?? 'ext4',
+          label: given.label,
+          mkfsOptions: given['mkfs-option'],
+        }
+      : { kind: 'command', command, variables: new Map(given.var.map(({ key, value }) => [key, value])) }
+  return { size, maxSize: given['max-size'], content }
+}
