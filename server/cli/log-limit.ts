@@ -1,0 +1,90 @@
+import type { Log, LogFields } from './log.ts'
+
+/** Bounds of a limited log; the defaults are for warnings that a client can cause at will. */
+export interface LogLimits {
+  /** Length of a window in ms. */
+  readonly windowMs: number
+  /** Lines of one message about one client in a window. */
+  readonly perClient: number
+  /** Lines of one message about all clients in a window: a client may have many addresses. */
+  readonly perMessage: number
+  /** Messages that are counted apart; further ones share one count. */
+  readonly messages: number
+}
+
+const DEFAULT_LIMITS: LogLimits = { windowMs: 10_000, perClient: 10, perMessage: 100, messages: 64 }
+
+/** A log whose repetitions are held back; `close` tells what is still held back and ends its timers. */
+export interface LimitedLog extends Log {
+  close(): void
+}
+
+type Level = 'error' | 'warn' | 'info' | 'debug'
+
+/** One message's window, from its first line on. It holds no more clients than lines. */
+interface Window {
+  readonly level: Level
+  readonly linesPerClient: Map<string, number>
+  lines: number
+  suppressed: number
+  /** The client of the suppressed lines as long as there is only one. */
+  client: string | undefined
+  readonly timer: NodeJS.Timeout
+}
+
+const OTHER_MESSAGES = 'Other messages'
+
+/**
+ * Puts a bound on lines that a client can cause, so that a hostile one cannot fill the disk that holds the
+ * log. Lines count by message (a constant text) and by the field `client`. The first ones of a window are
+ * logged; at its end one line says how many were suppressed.
+ */
+export function limitLog(log: Log, limits: Partial<LogLimits> = {}): LimitedLog {
+  const { windowMs, perClient, perMessage, messages } = { ...DEFAULT_LIMITS, ...limits }
+  const windows = new Map<string, Window>()
+
+  const endWindow = (message: string): void => {
+    const window = windows.get(message)
+    if (window === undefined) return
+    clearTimeout(window.timer)
+    windows.delete(message)
+    if (window.suppressed === 0) return
+    const { level, suppressed, client } = window
+    log[level](
+      { suppressed, ...(client !== undefined && { client }), repeated: message },
+      'Suppressed repetitions',
+    )
+  }
+
+  const write = (level: Level, fields: LogFields, message: string): void => {
+    const key = windows.has(message) || windows.size < messages ? message : OTHER_MESSAGES
+    let window = windows.get(key)
+    if (window === undefined) {
+      // The timer must not keep a server alive that has nothing else to do.
+      const timer = setTimeout(endWindow, windowMs, key).unref()
+      window = { level, linesPerClient: new Map(), lines: 0, suppressed: 0, client: undefined, timer }
+      windows.set(key, window)
+    }
+    const client = String(fields.client)
+    const lines = window.linesPerClient.get(client) ?? 0
+    if (lines >= perClient || window.lines >= perMessage) {
+      if (window.suppressed === 0) window.client = client
+      else if (window.client !== client) window.client = undefined
+      window.suppressed++
+      return
+    }
+    window.linesPerClient.set(client, lines + 1)
+    window.lines++
+    log[level](fields, message)
+  }
+
+  return {
+    error: (fields, message) => write('error', fields, message),
+    warn: (fields, message) => write('warn', fields, message),
+    info: (fields, message) => write('info', fields, message),
+    debug: (fields, message) => write('debug', fields, message),
+    close: () => {
+      for (const message of [...windows.keys()]) endWindow(message)
+    },
+  }
+}
