@@ -1,0 +1,135 @@
+/** Runs the program that fills a disk, and ends it with all its children when it takes too long. */
+import { spawn } from 'node:child_process'
+import { join } from 'node:path'
+import { CreationAbortedError, CreationError } from './errors.ts'
+import { DISK_NAME, searchPath } from './recipe.ts'
+
+/** How the program runs. */
+export interface RunOptions {
+  /** Who failed, at the beginning of a message. */
+  readonly name: string
+  readonly directory: string
+  /** ms */
+  readonly timeoutMs: number
+  /** Ends the program when aborted. */
+  readonly signal: AbortSignal
+}
+
+/** The end of stderr that is kept, in bytes. */
+const KEPT_STDERR = 8192
+const MAX_REASON = 300
+/** How long to wait for a killed program, in ms: one that hangs in the kernel cannot be killed. */
+const KILL_PATIENCE_MS = 5000
+/** How long to wait for the rest of stderr, in ms, which a child in a session of its own may keep open. */
+const STDERR_PATIENCE_MS = 500
+
+// Whatever moves a cursor, begins a line or changes the direction of text.
+const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu
+
+/**
+ * The line of stderr that says why a program failed: the last that is not empty, at most 300 characters,
+ * without control characters. Programs that end with a page of usage (mkfs.xfs) have said it before that.
+ */
+export function reasonOf(stderr: string): string | undefined {
+  const lines = stderr
+    .split(/[\r\n]+/)
+    .map(line => line.replace(UNPRINTABLE, ' ').trim())
+    .filter(line => line !== '')
+  const usage = lines.findIndex(line => /^usage:/i.test(line))
+  const reason = (usage > 0 ? lines.slice(0, usage) : lines).at(-1)
+  return reason !== undefined && reason.length > MAX_REASON ? `${reason.slice(0, MAX_REASON)}…` : reason
+}
+
+function killGroup(leader: number): void {
+  try {
+    process.kill(-leader, 'SIGKILL')
+  } catch {
+    // ESRCH: all are gone. EPERM: they run as another user (sudo) and cannot be killed.
+  }
+}
+
+function codeFor(reason: string): string {
+  if (/no space left on device/i.test(reason)) return 'ENOSPC'
+  if (/disk quota exceeded/i.test(reason)) return 'EDQUOT'
+  if (/file too large/i.test(reason)) return 'EFBIG'
+  return 'EIO'
+}
+
+/**
+ * Runs a program to its end: in a process group of its own, stdin and stdout /dev/null, LC_ALL=C.
+ * Throws CreationError (ETIMEDOUT after `timeoutMs`; else the code that the last line of stderr tells of)
+ * or CreationAbortedError, in both cases after the whole process group was killed.
+ */
+export function runProgram(
+  [file, ...args]: readonly [string, ...string[]],
+  options: RunOptions,
+): Promise<void> {
+  const { name, directory, timeoutMs, signal } = options
+  return new Promise((resolve, reject) => {
+    if (signal.aborted) {
+      reject(new CreationAbortedError({ cause: signal.reason }))
+      return
+    }
+    const child = spawn(file, args, {
+      cwd: directory,
+      detached: true,
+      stdio: ['ignore', 'ignore', 'pipe'],
+      env: { ...process.env, PATH: searchPath(), LC_ALL: 'C' },
+    })
+    let stderr = Buffer.alloc(0)
+    let stopped: CreationError | CreationAbortedError | undefined
+    let patience: NodeJS.Timeout | undefined
+
+    const settle = (error?: Error) => {
+      clearTimeout(timeout)
+      clearTimeout(patience)
+      signal.removeEventListener('abort', onAbort)
+      child.stderr.destroy()
+      child.unref()
+      if (error === undefined) resolve()
+      else reject(error)
+    }
+    const stop = (error: CreationError | CreationAbortedError) => {
+      if (stopped !== undefined || child.pid === undefined) return
+      stopped = error
+      killGroup(child.pid)
+      patience = setTimeout(settle, KILL_PATIENCE_MS, error)
+    }
+    const onAbort = () => stop(new CreationAbortedError({ cause: signal.reason }))
+    const timeout = setTimeout(() => {
+      stop(
+        new CreationError(
+          'ETIMEDOUT',
+          `${name} was killed: not done after ${timeoutMs / 1000} s (--command-timeout)`,
+        ),
+      )
+    }, timeoutMs)
+    signal.addEventListener('abort', onAbort)
+
+    child.stderr.on('data', (chunk: Buffer) => {
+      stderr = Buffer.from(Buffer.concat([stderr, chunk]).subarray(-KEPT_STDERR))
+    })
+    // A pipe that breaks loses a reason, not the disk.
+    child.stderr.on('error', () => {})
+    child.on('error', error =>
+      settle(stopped ?? new CreationError('EIO', `${name} cannot be started`, { cause: error })),
+    )
+    child.on('exit', (exitCode, killedBy) => {
+      if (exitCode === 0 && stopped === undefined) {
+        settle()
+        return
+      }
+      // Its children may still be at work on the disk.
+      if (child.pid !== undefined) killGroup(child.pid)
+      const fail = () => {
+        // Clients need not learn where the server keeps its files.
+        const reason = reasonOf(stderr.toString().replaceAll(join(directory, DISK_NAME), '$disk'))
+        const ending = killedBy === null ? `exit code ${exitCode}` : `killed by ${killedBy}`
+        settle(stopped ?? new CreationError(codeFor(reason ?? ''), `${name} failed: ${reason ?? ending}`))
+      }
+      clearTimeout(patience)
+      patience = setTimeout(fail, STDERR_PATIENCE_MS)
+      child.on('close', fail)
+    })
+  })
+}
