@@ -1,0 +1,132 @@
+/**
+ * A private directory of this server in which disks are made, inside a directory that other servers may
+ * use at the same time. A file beside it, `NAME.lock`, is locked as long as its server lives; that is how
+ * a later server tells what a dead one left behind (see sweep.ts).
+ */
+import { randomBytes } from 'node:crypto'
+import { constants } from 'node:fs'
+import { type FileHandle, lstat, mkdir, open, realpath, rm, unlink } from 'node:fs/promises'
+import { join } from 'node:path'
+import { lockFile } from '../../linux/syscalls.ts'
+import { codeOf, DirectoryError, toError } from './errors.ts'
+import { removeTree } from './remove-tree.ts'
+import { Slots } from './slots.ts'
+import { LOCK_SUFFIX, stagingName, sweep } from './sweep.ts'
+
+/** How many disks one staging area makes at once. */
+export const MAX_AT_ONCE = 64
+
+const { O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDWR } = constants
+
+/** What a staging area takes beside its place. */
+export interface StagingOptions {
+  /** Told of what went wrong without failing anything: a leftover that cannot be removed. */
+  readonly onProblem?: (problem: Error) => void
+  /** Default: 64 (MAX_AT_ONCE). */
+  readonly maxAtOnce?: number
+}
+
+/** A place to make disks in. */
+export interface Staging {
+  /**
+   * Gives `work` an empty private directory, and removes it with all its content when the work is over,
+   * however it ends. At most `maxAtOnce` run at once, the others wait in their order until `signal` calls
+   * them off. Throws what `work` throws, CreationAbortedError, DirectoryError.
+   */
+  use<Result>(signal: AbortSignal, work: (directory: string) => Promise<Result>): Promise<Result>
+  /** Gives the place up; no work may be under way. */
+  close(): Promise<void>
+}
+
+interface Registration {
+  readonly path: string
+  readonly lock: FileHandle
+  readonly inode: bigint
+}
+
+async function tryRegister(parent: string): Promise<Registration | undefined> {
+  const path = join(parent, stagingName(randomBytes(16)))
+  const lockPath = path + LOCK_SUFFIX
+  const lock = await open(lockPath, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_NONBLOCK, 0o600)
+  try {
+    // A sweeping server may have locked and removed the file before it was locked here.
+    if (lockFile(lock.fd, 'write') && (await lock.stat()).nlink > 0) {
+      await mkdir(path, { mode: 0o700 })
+      return { path, lock, inode: (await lstat(path, { bigint: true })).ino }
+    }
+  } catch (error) {
+    await unlink(lockPath).finally(() => lock.close())
+    throw error
+  }
+  await lock.close()
+  return undefined
+}
+
+async function register(parent: string): Promise<Registration> {
+  for (let attempt = 0; attempt < 10; attempt++) {
+    const registration = await tryRegister(parent)
+    if (registration !== undefined) return registration
+  }
+  throw new DirectoryError('EAGAIN', `Other servers that start keep interfering in ${parent}; try again`)
+}
+
+/** Makes this server's own place in `parent`, after removing those that dead servers left there. */
+export async function openStaging(parentPath: string, options: StagingOptions = {}): Promise<Staging> {
+  const { onProblem, maxAtOnce = MAX_AT_ONCE } = options
+  const parent = await realpath(parentPath)
+  const slots = new Slots(maxAtOnce)
+  let registration = await register(parent)
+  for (const problem of await sweep(parent)) onProblem?.(problem)
+  let count = 0
+
+  /** Cleaners of /var/tmp remove what looks old, and someone else may then have taken the name. */
+  async function ownPath(): Promise<string> {
+    const found = await lstat(registration.path, { bigint: true }).catch((error: unknown) => {
+      if (codeOf(error) === 'ENOENT') return undefined
+      throw error
+    })
+    if (found?.ino !== registration.inode || !found.isDirectory()) {
+      const lost = registration
+      registration = await register(parent)
+      await lost.lock.close()
+    }
+    return registration.path
+  }
+
+  let checking: Promise<string> | undefined
+  async function makeDirectory(): Promise<string> {
+    checking ??= ownPath().finally(() => {
+      checking = undefined
+    })
+    const path = join(await checking, String(count++))
+    await mkdir(path, { mode: 0o700 })
+    return path
+  }
+
+  return {
+    async use(signal, work) {
+      const release = await slots.acquire(signal)
+      try {
+        const path = await makeDirectory()
+        try {
+          return await work(path)
+        } finally {
+          await removeTree(path).catch((error: unknown) => {
+            onProblem?.(toError(error))
+          })
+        }
+      } finally {
+        release()
+      }
+    },
+    async close() {
+      const { path, lock } = registration
+      try {
+        await removeTree(path)
+        await rm(path + LOCK_SUFFIX, { force: true })
+      } finally {
+        await lock.close()
+      }
+    },
+  }
+}
