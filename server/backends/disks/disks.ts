@@ -1,0 +1,168 @@
+/** The backend of disks that are files of a directory and are made when they are first asked for. */
+import type { FileHandle } from 'node:fs/promises'
+import { DEFAULT_NAME, type NameRules, parseExportName } from '../../../crds/export-name.ts'
+import { lockFile, unlockFile } from '../../linux/syscalls.ts'
+import { API_VERSION, type Backend, type OpenContext, type ProbeResult } from '../backend.ts'
+import { type FileDisk, fileDisk, fileOperations } from '../file/file-disk.ts'
+import type { OpenContent } from './content.ts'
+import type { DiskDirectory } from './directory.ts'
+import { CreationAbortedError, DiskError, DiskInUseError, NoSuchDiskError } from './errors.ts'
+import { openExisting } from './existing.ts'
+import { findLockHolder } from './lock-holder.ts'
+import { checkSize, type PreparedRecipe } from './recipe.ts'
+
+/** Most names that `listExports` gives. */
+export const MAX_LISTED = 10_000
+
+/** How long a recipe's program may run by default, in ms. */
+export const DEFAULT_COMMAND_TIMEOUT_MS = 600_000
+
+/** A name whose disk keeps vanishing between being made and being opened is given up after so many rounds. */
+const MAX_ROUNDS = 5
+
+/** What a backend of disks is made of. */
+export interface DisksConfig {
+  readonly directory: DiskDirectory
+  readonly recipe: PreparedRecipe
+  /** Bytes of a new disk; a client's own wish goes before it. */
+  readonly size: number
+  /** Default: 10 minutes (DEFAULT_COMMAND_TIMEOUT_MS). */
+  readonly commandTimeoutMs?: number
+  /** Default: strict. */
+  readonly names?: NameRules
+  /**
+   * The file that an export name stands for, a valid name itself. With it no names are listed. Default:
+   * the file of the same name, `default` for the empty name.
+   */
+  readonly fileName?: (exportName: string) => string
+}
+
+/** One open file description with its lock, shared by all connections that use the disk in the same way. */
+interface SharedDisk {
+  readonly key: string
+  readonly handle: FileHandle
+  readonly disk: FileDisk
+  users: number
+}
+
+/** Identifies what may share a lock. The inode tells a disk from one made after it was deleted. */
+function sharingKey(fileName: string, { stats }: OpenContent, readOnly: boolean): string {
+  return `${readOnly ? 'read' : 'write'} ${stats.dev} ${stats.ino} ${fileName}`
+}
+
+/**
+ * Makes a backend over a directory of disks. Throws RecipeError for an impossible size. Its `open` throws
+ * the errors of errors.ts and ExportNameError; what a failed or aborted `open` had taken is given back.
+ *
+ * `open` takes a lock on the disk: for writing or, if the client may only read, for reading. All
+ * connections to this backend share it, with one descriptor, so that a flush covers what any of them
+ * wrote. Which clients may share a disk is decided by who calls `open`.
+ */
+export function createDisksBackend(config: DisksConfig) {
+  const { directory, recipe, size, commandTimeoutMs = DEFAULT_COMMAND_TIMEOUT_MS, names = 'strict' } = config
+  checkSize(recipe, size)
+  const shared = new Map<string, SharedDisk>()
+  const byDisk = new Map<FileDisk, SharedDisk>()
+
+  function fileNameOf(exportName: string): string {
+    if (config.fileName === undefined) return parseExportName(exportName, names)
+    return parseExportName(config.fileName(exportName), 'relaxed')
+  }
+
+  /** Synchronous from the look into the map to the entry in it, so that two openers cannot both miss. */
+  function tryShare(fileName: string, opened: OpenContent, readOnly: boolean): SharedDisk | undefined {
+    const key = sharingKey(fileName, opened, readOnly)
+    const existing = shared.get(key)
+    if (existing !== undefined) {
+      existing.users++
+      return existing
+    }
+    const { handle, blockDevice } = opened
+    if (!lockFile(handle.fd, readOnly ? 'read' : 'write')) return undefined
+    const disk = fileDisk(handle.fd, opened.size, { durable: true, readOnly, blockDevice })
+    const entry = { key, handle, disk, users: 1 }
+    shared.set(key, entry)
+    byDisk.set(disk, entry)
+    return entry
+  }
+
+  async function holderOf(fileName: string, opened: OpenContent) {
+    const isOurs = [true, false].some(readOnly => shared.has(sharingKey(fileName, opened, readOnly)))
+    return isOurs ? { pid: process.pid, program: 'this server' } : await findLockHolder(opened.stats)
+  }
+
+  async function share(fileName: string, opened: OpenContent, readOnly: boolean): Promise<FileDisk> {
+    let entry: SharedDisk | undefined
+    try {
+      entry = tryShare(fileName, opened, readOnly)
+      if (entry === undefined) throw new DiskInUseError(fileName, await holderOf(fileName, opened))
+      return entry.disk
+    } finally {
+      if (entry?.handle !== opened.handle) await opened.handle.close()
+    }
+  }
+
+  async function open(
+    exportName: string,
+    { readOnly, requestedSize, signal }: OpenContext,
+  ): Promise<FileDisk> {
+    const fileName = fileNameOf(exportName)
+    const order = { recipe, size: requestedSize ?? size, timeoutMs: commandTimeoutMs }
+    for (let round = 0; round < MAX_ROUNDS; round++) {
+      // A disk whose creation is under way may have its name already, but is not durable yet.
+      await directory.settled(fileName, signal)
+      const opened = await openExisting(directory, fileName, readOnly)
+      if (signal.aborted) {
+        await opened?.handle.close()
+        throw new CreationAbortedError({ cause: signal.reason })
+      }
+      if (opened !== undefined) return await share(fileName, opened, readOnly)
+      if (!directory.creates) throw new NoSuchDiskError(fileName)
+      await directory.create(fileName, order, signal)
+    }
+    throw new DiskError('EAGAIN', 'The disk keeps vanishing as soon as it is made; something deletes it')
+  }
+
+  async function probe(exportName: string, requestedSize?: number): Promise<ProbeResult | undefined> {
+    const fileName = fileNameOf(exportName)
+    const existing = await openExisting(directory, fileName, true)
+    if (existing !== undefined) {
+      await existing.handle.close()
+      return { size: existing.size }
+    }
+    if (!directory.creates) throw new NoSuchDiskError(fileName)
+    return recipe.fillsFile ? { size: requestedSize ?? size } : undefined
+  }
+
+  /** The disk `default` appears as the empty name, which stands for it. */
+  async function listExports(): Promise<readonly string[]> {
+    if (config.fileName !== undefined) return []
+    const found = await directory.list(names, MAX_LISTED)
+    const others = found.filter(name => name !== DEFAULT_NAME).slice(0, MAX_LISTED - 1)
+    return directory.creates || others.length < found.length ? ['', ...others] : others
+  }
+
+  async function close(disk: FileDisk): Promise<void> {
+    const entry = byDisk.get(disk)
+    if (entry === undefined || --entry.users > 0) return
+    shared.delete(entry.key)
+    byDisk.delete(disk)
+    try {
+      // At once, so that the next client need not wait for the thread pool.
+      unlockFile(entry.handle.fd)
+    } finally {
+      await entry.handle.close()
+    }
+  }
+
+  return {
+    ...fileOperations,
+    apiVersion: API_VERSION,
+    open,
+    probe,
+    listExports,
+    close,
+    canWrite: disk => !disk.readOnly,
+    blockSizes: () => ({ minimum: 1, preferred: 4096, maximum: 2 ** 25 }),
+  } satisfies Backend<FileDisk>
+}

@@ -1,0 +1,92 @@
+/** Finds and opens disks that exist, and nothing else that a directory may hold. */
+import { constants } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
+import { join } from 'node:path'
+import { quote } from '../../../crds/quote.ts'
+import { foreignKind, type OpenContent, sizeOf } from './content.ts'
+import { codeOf, DiskError, NotADiskError } from './errors.ts'
+import { lookUp, type Records } from './records.ts'
+
+const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_RDWR } = constants
+
+/** Where disks are. */
+export interface DiskPlace {
+  readonly path: string
+  readonly records: Records
+}
+
+interface Location {
+  readonly path: string
+  readonly followed: boolean
+}
+
+/** Where to open the disk of this name; undefined if there is nothing. Throws NotADiskError. */
+async function locate({ path, records }: DiskPlace, fileName: string): Promise<Location | undefined> {
+  const entry = join(path, fileName)
+  const stats = await lookUp(entry)
+  if (stats === undefined) return undefined
+  if (stats.isFile()) return { path: entry, followed: false }
+  const foreign = foreignKind(stats)
+  if (foreign !== undefined && !stats.isSymbolicLink()) throw new NotADiskError(fileName, `it is ${foreign}`)
+  if (await records.has(fileName, stats)) return { path: records.pathOf(fileName), followed: true }
+  throw new NotADiskError(
+    fileName,
+    `it is ${foreign ?? 'a block device'} that no --command of this server made`,
+  )
+}
+
+function openError(fileName: string, error: unknown): DiskError {
+  const code = codeOf(error) ?? 'EIO'
+  const reasons: Readonly<Record<string, string>> = {
+    EACCES: 'the server may not read and write its file',
+    EPERM: 'the server may not read and write its file',
+    EROFS: 'it can only be read, so the server needs --read-only',
+    EMFILE: 'the server has too many files open; raise its limit (ulimit -n)',
+    ENFILE: 'the machine has too many files open',
+  }
+  return new DiskError(code, `The disk ${quote(fileName)} cannot be opened: ${reasons[code] ?? code}`, {
+    cause: error,
+  })
+}
+
+async function openLocation(
+  fileName: string,
+  location: Location,
+  readOnly: boolean,
+): Promise<FileHandle | undefined> {
+  try {
+    // The look before has told what it is, but may be out of date: no link is followed, no FIFO waited for.
+    const flags = (readOnly ? O_RDONLY : O_RDWR) | O_NONBLOCK | (location.followed ? 0 : O_NOFOLLOW)
+    return await open(location.path, flags)
+  } catch (error) {
+    const code = codeOf(error)
+    if (code === 'ENOENT' && !location.followed) return undefined
+    if (code === 'ENOENT') throw new NotADiskError(fileName, 'what its link points to is gone')
+    if (code === 'ELOOP') throw new NotADiskError(fileName, 'it is a symbolic link')
+    if (code === 'EISDIR' || code === 'ENXIO') throw new NotADiskError(fileName, 'it is no file')
+    throw openError(fileName, error)
+  }
+}
+
+/**
+ * Opens the disk of this name. Undefined if there is nothing of that name. Throws NotADiskError for what is
+ * neither a file nor a link or block device that a command of ours made, DiskError if opening fails.
+ */
+export async function openExisting(
+  place: DiskPlace,
+  fileName: string,
+  readOnly: boolean,
+): Promise<OpenContent | undefined> {
+  const location = await locate(place, fileName)
+  const handle = location && (await openLocation(fileName, location, readOnly))
+  if (handle === undefined) return undefined
+  try {
+    const stats = await handle.stat({ bigint: true })
+    const foreign = foreignKind(stats)
+    if (foreign !== undefined) throw new NotADiskError(fileName, `it is ${foreign}`)
+    return { handle, size: sizeOf(handle, stats), blockDevice: stats.isBlockDevice(), stats }
+  } catch (error) {
+    await handle.close()
+    throw error
+  }
+}
