@@ -113,8 +113,6 @@ export interface Backend<Handle = unknown> {
 
   /** May this handle be written? Default: there is a `pwrite`. */
   canWrite?(handle: Handle): boolean
-  /** May one client use several connections, a flush on one covering all? Default: no. */
-  canMultiConn?(handle: Handle): boolean
   /** Default: no preference. */
   blockSizes?(handle: Handle): BlockSizes
 
@@ -145,7 +143,7 @@ export type FilledBackend<Handle = unknown> = Backend<Handle> &
       | 'zero'
       | 'cache'
       | 'extents'
-      | 'canMultiConn'
+      | 'probe'
       | 'close'
     >
   >

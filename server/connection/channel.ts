@@ -33,8 +33,9 @@ export interface Receiver {
 }
 
 /** The part of a socket's handle that the channel uses; `fd` is there for TCP and unix sockets. */
-interface DescriptorHandle {
+export interface DescriptorHandle {
   readonly fd: number
+  close(): void
 }
 
 /** Takes the handle of an accepted, paused socket away from it. */
@@ -48,7 +49,7 @@ export function takeHandle(accepted: Socket): DescriptorHandle | undefined {
 export class Channel {
   readonly fd: number
   readonly #socket: Socket
-  #receiver: Receiver
+  #receiver: Receiver | undefined
   /** Bytes received and not yet consumed. */
   #leftover: Buffer | undefined
   #ended = false
@@ -56,9 +57,9 @@ export class Channel {
   #closed = false
   #error: Error | undefined
 
-  constructor(handle: DescriptorHandle, receiver: Receiver) {
+  /** `onClose` is called once, when the connection is over, after the receiver. */
+  constructor(handle: DescriptorHandle, onClose: () => void) {
     this.fd = handle.fd
-    this.#receiver = receiver
     this.#socket = new Socket({
       handle,
       allowHalfOpen: true,
@@ -68,10 +69,10 @@ export class Channel {
     this.#socket
       .on('end', () => {
         this.#ended = true
-        if (!this.#closing) this.#receiver.ended()
+        if (!this.#closing) this.#receiver?.ended()
       })
       .on('drain', () => {
-        if (!this.#closing) this.#receiver.drained()
+        if (!this.#closing) this.#receiver?.drained()
       })
       .on('error', error => {
         this.#error ??= error
@@ -79,16 +80,18 @@ export class Channel {
       .on('close', () => {
         this.#closed = true
         this.#leftover = undefined
-        this.#receiver.closed(this.#error)
+        this.#receiver?.closed(this.#error)
+        onClose()
       })
   }
 
   /** Starts reading. */
-  start(): void {
+  start(receiver: Receiver): void {
+    this.#receiver = receiver
     this.#socket.resume()
   }
 
-  /** Hands the connection to the next phase, which gets what its predecessor left. */
+  /** Hands the connection to the next phase, which gets what its predecessor left once `proceed` is called. */
   handOver(receiver: Receiver): void {
     this.#receiver = receiver
   }
@@ -170,9 +173,11 @@ export class Channel {
   }
 
   #offer(buffer: Buffer, start: number, end: number): void {
-    let consumed = start
+    const receiver = this.#receiver
+    if (receiver === undefined) return
+    let consumed: number
     try {
-      consumed = this.#receiver.receive(buffer, start, end)
+      consumed = receiver.receive(buffer, start, end)
     } catch (error) {
       this.destroy(error instanceof Error ? error : new Error('The receiver failed.', { cause: error }))
       return
@@ -186,7 +191,7 @@ export class Channel {
   #balance(): void {
     if (this.#closing) return
     const full = this.#leftover !== undefined && this.#leftover.length > MAX_LEFTOVER
-    if (this.#receiver.blocked || full) this.#socket.pause()
+    if (this.#receiver?.blocked || full) this.#socket.pause()
     else if (this.#socket.isPaused()) this.#socket.resume()
   }
 }

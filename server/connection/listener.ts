@@ -1,0 +1,135 @@
+/** Sockets that accept clients, and the rules before the first byte. */
+import { stat, unlink } from 'node:fs/promises'
+import { connect, createServer, type ListenOptions, type Server, type Socket } from 'node:net'
+import { configureTcp, type Liveness } from '../linux/syscalls.ts'
+import { type DescriptorHandle, takeHandle } from './channel.ts'
+import { type Client, tcpClient, unixClient } from './peer.ts'
+
+/** A vanished client is noticed after 10 + 3 * 5 = 25 s, within the 30 s that are promised. */
+const LIVENESS: Liveness = { idle: 10, interval: 5, probes: 3, unacknowledged: 25 }
+const BACKLOG = 1024
+
+/** Where to listen: an address and port, a path, or a descriptor that is listening already. */
+export type Endpoint =
+  | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
+  | { readonly kind: 'unix'; readonly path: string }
+  | { readonly kind: 'descriptor'; readonly descriptor: number }
+
+/** A socket that listens. */
+export interface Listener {
+  /** How clients name it: `nbd://127.0.0.1:10809`, `nbd+unix:///?socket=/run/x`. */
+  readonly uri: string
+  /** Takes no more clients. */
+  close(): Promise<void>
+}
+
+/** A place to listen on that cannot be had. */
+export class ListenError extends Error {
+  override readonly name = 'ListenError'
+  readonly code: string
+
+  constructor(message: string, code: string, options?: ErrorOptions) {
+    super(message, options)
+    this.code = code
+  }
+}
+
+function describe(endpoint: Endpoint): string {
+  if (endpoint.kind === 'unix') return endpoint.path
+  if (endpoint.kind === 'descriptor') return `descriptor ${endpoint.descriptor}`
+  return endpoint.host.includes(':')
+    ? `[${endpoint.host}]:${endpoint.port}`
+    : `${endpoint.host}:${endpoint.port}`
+}
+
+const REASONS: Readonly<Record<string, string>> = {
+  EADDRINUSE: 'another program listens there',
+  EADDRNOTAVAIL: 'this machine does not have that address',
+  EACCES: 'that needs more rights',
+  ENOENT: 'the directory does not exist',
+  ENOTFOUND: 'the host name is not known',
+  EINVAL: 'the system refuses it',
+}
+
+function listenError(endpoint: Endpoint, error: NodeJS.ErrnoException): ListenError {
+  const code = error.code ?? 'EIO'
+  return new ListenError(`Cannot listen on ${describe(endpoint)}: ${REASONS[code] ?? error.message}.`, code, {
+    cause: error,
+  })
+}
+
+function uriOf(server: Server, endpoint: Endpoint): string {
+  const address = server.address()
+  if (typeof address === 'string') return `nbd+unix:///?socket=${encodeURI(address)}`
+  if (address === null) return describe(endpoint)
+  const host = address.family === 'IPv6' ? `[${address.address}]` : address.address
+  return `nbd://${host}:${address.port}`
+}
+
+/** Removes the socket file of a server that is gone: nobody answers there. */
+async function removeStaleSocket(path: string): Promise<void> {
+  const found = await stat(path).catch(() => undefined)
+  if (!found?.isSocket()) return
+  const isAlive = await new Promise<boolean>(resolve => {
+    const probe = connect(path)
+    probe.on('connect', () => {
+      probe.destroy()
+      resolve(true)
+    })
+    probe.on('error', error => resolve((error as NodeJS.ErrnoException).code !== 'ECONNREFUSED'))
+  })
+  if (!isAlive) await unlink(path)
+}
+
+function listenOptions(endpoint: Endpoint): ListenOptions & { fd?: number } {
+  if (endpoint.kind === 'unix') return { path: endpoint.path, backlog: BACKLOG }
+  if (endpoint.kind === 'descriptor') return { fd: endpoint.descriptor }
+  const { host, port } = endpoint
+  return { host, port, backlog: BACKLOG, ipv6Only: host.includes(':') }
+}
+
+/** Takes the socket over from Node's, which would read it in its own way. */
+function adopt(accepted: Socket, isUnix: boolean): { handle: DescriptorHandle; client: Client } | undefined {
+  // Node looks the address up at the handle, and only once.
+  const { remoteAddress, remotePort } = accepted
+  const handle = takeHandle(accepted)
+  // Without its handle nothing is left of it but its place in the server's count, which would keep close() waiting.
+  accepted.destroy()
+  if (handle === undefined) return undefined
+  try {
+    const client = isUnix ? unixClient(handle.fd) : tcpClient(remoteAddress, remotePort)
+    if (!isUnix) configureTcp(handle.fd, LIVENESS)
+    return { handle, client }
+  } catch {
+    // It has gone before it was looked at.
+    handle.close()
+    return undefined
+  }
+}
+
+/**
+ * Listens, and hands each client over as soon as it is accepted.
+ * @throws ListenError
+ */
+export async function listen(
+  endpoint: Endpoint,
+  accept: (handle: DescriptorHandle, client: Client) => void,
+  onError: (error: Error) => void,
+): Promise<Listener> {
+  if (endpoint.kind === 'unix') await removeStaleSocket(endpoint.path)
+  let isUnix = false
+  const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, accepted => {
+    const adopted = adopt(accepted, isUnix)
+    if (adopted !== undefined) accept(adopted.handle, adopted.client)
+  })
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', error => reject(listenError(endpoint, error)))
+    server.listen(listenOptions(endpoint), resolve)
+  })
+  isUnix = typeof server.address() === 'string'
+  server.on('error', onError)
+  return {
+    uri: uriOf(server, endpoint),
+    close: () => new Promise(resolve => server.close(() => resolve())),
+  }
+}

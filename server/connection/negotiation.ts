@@ -1,0 +1,180 @@
+/** The handshake of one connection: options in, replies out, until an export is opened or the client leaves. */
+import { OPT, REP } from '../protocol/constants.ts'
+import {
+  CLIENT_FLAGS_LENGTH,
+  decodeClientFlags,
+  decodeOptionHeader,
+  encodeExportNameReply,
+  encodeGreeting,
+  encodeOptionError,
+  encodeOptionReply,
+  OPTION_HEADER_LENGTH,
+  ProtocolViolation,
+} from '../protocol/handshake.ts'
+import type { Channel, Receiver } from './channel.ts'
+import type { OpenedExport } from './open-export.ts'
+import { transmissionFlags } from './opened-disk.ts'
+import { answerOption, type NegotiationState, type OptionContext } from './options.ts'
+
+/** Options that one client may send; LIST counts for more, since its answer is long. */
+const MAX_OPTIONS = 256
+const LIST_WEIGHT = 32
+
+/** Where a negotiation reports to. */
+export interface NegotiationEvents {
+  /** The server begins, or ends, to work on an option; its time is not the client's. */
+  working(busy: boolean): void
+  /** The transmission phase begins. */
+  opened(opened: OpenedExport, state: NegotiationState): void
+  /** The socket is gone, or the handshake failed. Called once unless `opened` was. */
+  ended(error: Error | undefined): void
+}
+
+export class Negotiation implements Receiver {
+  readonly #channel: Channel
+  readonly #context: OptionContext
+  readonly #events: NegotiationEvents
+  readonly #state: NegotiationState = { structuredReplies: false, metaContext: undefined }
+  #phase: 'flags' | 'options' | 'over' = 'flags'
+  #noZeroes = false
+  #fixedNewstyle = false
+  #budget = MAX_OPTIONS
+  #busy = false
+  #stopping = false
+  #error: Error | undefined
+
+  constructor(channel: Channel, context: OptionContext, events: NegotiationEvents) {
+    this.#channel = channel
+    this.#context = context
+    this.#events = events
+  }
+
+  /** Sends the greeting. */
+  start(): void {
+    this.#send(encodeGreeting())
+  }
+
+  /** Answers all further options with ERR_SHUTDOWN. */
+  stop(): void {
+    this.#stopping = true
+  }
+
+  /** The channel is read even while an option is worked on: only so does a client's leaving show. */
+  readonly blocked = false
+
+  receive(buffer: Buffer, start: number, end: number): number {
+    let at = start
+    while (!this.#busy) {
+      const next = this.#step(buffer, at, end)
+      if (next === at) break
+      at = next
+    }
+    return this.#phase === 'over' && !this.#busy ? end : at
+  }
+
+  ended(): void {
+    this.#fail(new ProtocolViolation('The client left during the handshake.'))
+  }
+
+  drained(): void {
+    // Replies of the handshake are small and bounded by the number of options; nothing waits for them.
+  }
+
+  closed(error: Error | undefined): void {
+    this.#phase = 'over'
+    this.#events.ended(this.#error ?? error)
+  }
+
+  /** Takes one message; returns `at` if it has not arrived in full. */
+  #step(buffer: Buffer, at: number, end: number): number {
+    if (this.#phase === 'flags') {
+      if (end - at < CLIENT_FLAGS_LENGTH) return at
+      const { fixedNewstyle, noZeroes } = decodeClientFlags(buffer, at)
+      this.#fixedNewstyle = fixedNewstyle
+      this.#noZeroes = noZeroes
+      this.#phase = 'options'
+      return at + CLIENT_FLAGS_LENGTH
+    }
+    if (this.#phase === 'over' || end - at < OPTION_HEADER_LENGTH) return at
+    const { option, length } = decodeOptionHeader(buffer, at)
+    const payload = at + OPTION_HEADER_LENGTH
+    if (end - payload < length) return at
+    this.#budget -= option === OPT.LIST ? LIST_WEIGHT : 1
+    if (this.#budget < 0) throw new ProtocolViolation('The client sent too many options.')
+    if (!this.#fixedNewstyle && option !== OPT.EXPORT_NAME) {
+      throw new ProtocolViolation(
+        `Option ${option} needs the fixed newstyle handshake, which the client did not agree to.`,
+      )
+    }
+    this.#answer(option, Buffer.from(buffer.subarray(payload, payload + length)))
+    return payload + length
+  }
+
+  #answer(option: number, payload: Buffer): void {
+    if (option === OPT.ABORT) {
+      this.#send(encodeOptionReply(option, REP.ACK))
+      this.#end()
+    } else if (this.#stopping) {
+      if (option !== OPT.EXPORT_NAME) {
+        this.#send(encodeOptionError(option, REP.ERR_SHUTDOWN, 'The server is shutting down.'))
+      }
+      this.#end()
+    } else {
+      void this.#work(option, payload)
+    }
+  }
+
+  async #work(option: number, payload: Buffer): Promise<void> {
+    this.#busy = true
+    this.#events.working(true)
+    try {
+      const answer = await answerOption(option, payload, this.#state, this.#context)
+      await this.#conclude(option, answer)
+    } catch (error) {
+      this.#fail(error instanceof Error ? error : new Error('The handshake failed.', { cause: error }))
+    }
+    this.#busy = false
+    if (this.#phase === 'over') return
+    this.#events.working(false)
+    this.#channel.proceed()
+  }
+
+  async #conclude(
+    option: number,
+    { replies, opened }: Awaited<ReturnType<typeof answerOption>>,
+  ): Promise<void> {
+    if (opened === undefined) {
+      for (const reply of replies) this.#send(reply)
+      // EXPORT_NAME knows no error reply: the only answer left is to hang up.
+      if (option === OPT.EXPORT_NAME) this.#end()
+      return
+    }
+    if (this.#channel.closed || this.#channel.ended) {
+      await opened.close()
+      return
+    }
+    for (const reply of replies) this.#send(reply)
+    if (option === OPT.EXPORT_NAME) {
+      const flags = transmissionFlags(opened.readOnly, opened.multiConn, this.#state.structuredReplies)
+      this.#send(encodeExportNameReply(opened.size, flags, this.#noZeroes))
+    }
+    this.#phase = 'over'
+    this.#events.opened(opened, this.#state)
+    this.#channel.proceed()
+  }
+
+  #send(bytes: Buffer): void {
+    this.#channel.send(bytes, 0, bytes.length)
+  }
+
+  #end(): void {
+    this.#phase = 'over'
+    this.#channel.close()
+  }
+
+  #fail(error: Error): void {
+    this.#error ??= error
+    this.#phase = 'over'
+    this.#channel.destroy(error)
+  }
+}

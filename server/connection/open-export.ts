@@ -1,0 +1,78 @@
+/** From a name's export to a disk in use: a place in line, the backend's open, and their undoing. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Admission, Patience, Place } from '../exports/admission.ts'
+import { allowsMultiConn, type Export } from '../exports/export.ts'
+import type { OpenedDisk } from './opened-disk.ts'
+
+/** How often a disk that another process holds is tried again, in ms. */
+const RETRY_MS = 200
+
+/** An opened disk; `close` gives everything back, in the order that lets the next client in last. */
+export interface OpenedExport extends OpenedDisk {
+  readonly served: Export
+  close(): Promise<void>
+}
+
+/** Conditions of an open. */
+export interface OpenTerms {
+  readonly admission: Admission
+  readonly patience: Patience
+  /** The client's identity. */
+  readonly client: string
+  readonly signal: AbortSignal
+}
+
+const isBusy = (error: unknown) => (error as { code?: unknown } | null)?.code === 'EBUSY'
+
+async function openPatiently(served: Export, terms: OpenTerms, deadline: number): Promise<unknown> {
+  const { name, readOnly, requestedSize } = served
+  const { client, signal } = terms
+  const context = { readOnly, client, signal, ...(requestedSize !== undefined && { requestedSize }) }
+  for (;;) {
+    try {
+      return await served.backend.open(name, context)
+    } catch (error) {
+      if (!isBusy(error) || performance.now() + RETRY_MS > deadline) throw error
+      await sleep(RETRY_MS, undefined, { signal })
+    }
+  }
+}
+
+function enter(served: Export, terms: OpenTerms): Promise<Place> | undefined {
+  if (served.temporary) return undefined
+  const { name, readOnly, connections } = served
+  const claim = { disk: name, client: terms.client, exclusive: !readOnly, connections }
+  return terms.admission.enter(claim, terms.patience, terms.signal)
+}
+
+/**
+ * Opens an export for a client, making its disk if need be.
+ * @throws DiskHeldError, the backend's error, or the signal's reason; nothing is left open then
+ */
+export async function openExport(served: Export, terms: OpenTerms): Promise<OpenedExport> {
+  const { backend, readOnly } = served
+  const deadline = terms.patience === 'unlimited' ? Infinity : performance.now() + terms.patience
+  const place = await enter(served, terms)
+  let handle: unknown
+  try {
+    handle = await openPatiently(served, terms, deadline)
+  } catch (error) {
+    place?.release()
+    throw error
+  }
+  const close = async () => {
+    try {
+      await backend.close(handle)
+    } finally {
+      place?.release()
+    }
+  }
+  try {
+    terms.signal.throwIfAborted()
+    const size = await backend.getSize(handle)
+    return { served, backend, handle, size, readOnly, multiConn: allowsMultiConn(served), close }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}

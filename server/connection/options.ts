@@ -1,0 +1,254 @@
+/** What each option of the handshake is answered. */
+import { ExportNameError } from '../../crds/export-name.ts'
+import type { Admission, Patience } from '../exports/admission.ts'
+import type { Catalog } from '../exports/catalog.ts'
+import { allowsMultiConn, type Export, ExportRefusal } from '../exports/export.ts'
+import { BASE_ALLOCATION, INFO, MAX_PAYLOAD, OPT, REP } from '../protocol/constants.ts'
+import {
+  decodeGo,
+  decodeMetaContext,
+  encodeBlockSizeInfo,
+  encodeExportInfo,
+  encodeMetaContext,
+  encodeOptionError,
+  encodeOptionReply,
+  encodeServerReply,
+  encodeTextInfo,
+  type GoRequest,
+  InvalidOption,
+} from '../protocol/handshake.ts'
+import { BASE_ALLOCATION_ID } from './block-status.ts'
+import { type OpenedExport, openExport } from './open-export.ts'
+import { transmissionFlags } from './opened-disk.ts'
+import type { Client } from './peer.ts'
+
+/** What the options have agreed on so far. */
+export interface NegotiationState {
+  structuredReplies: boolean
+  /** What SET_META_CONTEXT chose, and for which name. */
+  metaContext: { readonly name: Buffer; readonly baseAllocation: boolean } | undefined
+}
+
+/** What options are answered from. */
+export interface OptionContext {
+  readonly catalog: Catalog
+  readonly admission: Admission
+  readonly client: Client
+  readonly patience: Patience
+  /** May clients list the exports? */
+  readonly list: boolean
+  /** Aborted when the client has gone. */
+  readonly signal: AbortSignal
+  /** Tells the log why an option was refused. */
+  refused(exportName: Buffer, error: unknown): void
+}
+
+/** Replies in their order, and the export if the handshake is over. */
+export interface Answer {
+  readonly replies: readonly Buffer[]
+  readonly opened?: OpenedExport
+}
+
+type Handler = (
+  option: number,
+  payload: Buffer,
+  state: NegotiationState,
+  context: OptionContext,
+) => Answer | Promise<Answer>
+
+/** Sizes of transfers in bytes: any is served, pages are best. */
+const PREFERRED_BLOCK = 4096
+
+const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
+  [OPT.EXPORT_NAME, exportName],
+  [OPT.LIST, list],
+  [OPT.STARTTLS, startTls],
+  [OPT.INFO, info],
+  [OPT.GO, go],
+  [OPT.STRUCTURED_REPLY, structuredReply],
+  [OPT.LIST_META_CONTEXT, metaContext],
+  [OPT.SET_META_CONTEXT, metaContext],
+])
+
+/**
+ * Answers one option (all but ABORT). The handshake goes on after every answer that opens nothing.
+ * @throws only what ends the connection
+ */
+export async function answerOption(
+  option: number,
+  payload: Buffer,
+  state: NegotiationState,
+  context: OptionContext,
+): Promise<Answer> {
+  const handler = HANDLERS.get(option)
+  if (handler === undefined) {
+    return { replies: [encodeOptionError(option, REP.ERR_UNSUP, `Option ${option} is not supported.`)] }
+  }
+  try {
+    return await handler(option, payload, state, context)
+  } catch (error) {
+    if (error instanceof InvalidOption) return refuse(option, REP.ERR_INVALID, error.message)
+    throw error
+  }
+}
+
+function refuse(option: number, type: number, message: string): Answer {
+  return { replies: [encodeOptionError(option, type, message)] }
+}
+
+const ack = (option: number) => encodeOptionReply(option, REP.ACK)
+
+function requireEmpty(payload: Buffer, name: string): void {
+  if (payload.length > 0) throw new InvalidOption(`${name} takes no data.`)
+}
+
+/** Wire reply for the reason why an export could not be had. */
+function refusalReply(error: unknown): number {
+  if (error instanceof ExportNameError) {
+    return error.code === 'NotUtf8' || error.code === 'ControlCharacter' ? REP.ERR_INVALID : REP.ERR_UNKNOWN
+  }
+  if (error instanceof ExportRefusal) {
+    return { unknown: REP.ERR_UNKNOWN, invalid: REP.ERR_INVALID, policy: REP.ERR_POLICY }[error.kind]
+  }
+  return (error as { code?: unknown }).code === 'EBUSY' ? REP.ERR_POLICY : REP.ERR_UNKNOWN
+}
+
+function refuseExport(option: number, name: Buffer, error: unknown, context: OptionContext): Answer {
+  if (context.signal.aborted) throw error
+  context.refused(name, error)
+  const message = error instanceof Error ? error.message : 'The disk cannot be had.'
+  return refuse(option, refusalReply(error), message)
+}
+
+async function open(
+  served: Export,
+  { admission, client, patience, signal }: OptionContext,
+): Promise<OpenedExport> {
+  return openExport(served, { admission, patience, client: client.identity, signal })
+}
+
+async function exportName(
+  option: number,
+  name: Buffer,
+  _: NegotiationState,
+  context: OptionContext,
+): Promise<Answer> {
+  try {
+    const opened = await open(context.catalog.resolve(name, context.client.peer), context)
+    return { replies: [], opened }
+  } catch (error) {
+    refuseExport(option, name, error, context)
+    return { replies: [] }
+  }
+}
+
+async function list(
+  option: number,
+  payload: Buffer,
+  _: NegotiationState,
+  context: OptionContext,
+): Promise<Answer> {
+  requireEmpty(payload, 'LIST')
+  if (!context.list) return refuse(option, REP.ERR_POLICY, 'This server does not list its exports.')
+  const names = await context.catalog.list(context.client.peer)
+  return { replies: [...names.map(name => encodeServerReply(option, name)), ack(option)] }
+}
+
+function startTls(option: number, payload: Buffer): Answer {
+  requireEmpty(payload, 'STARTTLS')
+  return refuse(option, REP.ERR_POLICY, 'This server does not offer TLS.')
+}
+
+function structuredReply(option: number, payload: Buffer, state: NegotiationState): Answer {
+  requireEmpty(payload, 'STRUCTURED_REPLY')
+  state.structuredReplies = true
+  return { replies: [ack(option)] }
+}
+
+/** Information replies for an export; INFO_EXPORT comes whether asked for or not. */
+function informationOf(
+  option: number,
+  served: Export,
+  size: number,
+  { infoTypes }: GoRequest,
+  { structuredReplies }: NegotiationState,
+): Buffer[] {
+  const flags = transmissionFlags(served.readOnly, allowsMultiConn(served), structuredReplies)
+  const replies = [encodeExportInfo(option, size, flags)]
+  if (infoTypes.includes(INFO.NAME)) replies.push(encodeTextInfo(option, INFO.NAME, served.name))
+  if (infoTypes.includes(INFO.BLOCK_SIZE)) {
+    replies.push(encodeBlockSizeInfo(option, 1, PREFERRED_BLOCK, MAX_PAYLOAD))
+  }
+  return replies
+}
+
+async function go(
+  option: number,
+  payload: Buffer,
+  state: NegotiationState,
+  context: OptionContext,
+): Promise<Answer> {
+  const request = decodeGo(payload)
+  try {
+    const opened = await open(context.catalog.resolve(request.name, context.client.peer), context)
+    const replies = [...informationOf(option, opened.served, opened.size, request, state), ack(option)]
+    return { replies, opened }
+  } catch (error) {
+    return refuseExport(option, request.name, error, context)
+  }
+}
+
+async function info(
+  option: number,
+  payload: Buffer,
+  state: NegotiationState,
+  context: OptionContext,
+): Promise<Answer> {
+  const request = decodeGo(payload)
+  try {
+    const served = context.catalog.resolve(request.name, context.client.peer)
+    const size = await sizeOf(served, context)
+    return { replies: [...informationOf(option, served, size, request, state), ack(option)] }
+  } catch (error) {
+    return refuseExport(option, request.name, error, context)
+  }
+}
+
+/** Size without making the disk where that is possible; a command alone knows what size it will make. */
+async function sizeOf(served: Export, context: OptionContext): Promise<number> {
+  const probed = await served.backend.probe(served.name, served.requestedSize)
+  if (probed !== undefined) return probed.size
+  const opened = await open(served, context)
+  await opened.close()
+  return opened.size
+}
+
+/** Is this query for base:allocation? The wildcard `base:` is for lists only (proto.md, "Metadata querying"). */
+function asksForBaseAllocation(option: number, query: string): boolean {
+  return query === BASE_ALLOCATION || (option === OPT.LIST_META_CONTEXT && query === 'base:')
+}
+
+function metaContext(
+  option: number,
+  payload: Buffer,
+  state: NegotiationState,
+  context: OptionContext,
+): Answer {
+  const sets = option === OPT.SET_META_CONTEXT
+  // Each call replaces the set of the one before, even when it fails.
+  if (sets) state.metaContext = undefined
+  if (!state.structuredReplies) throw new InvalidOption('Metadata contexts need structured replies.')
+  const { name, queries } = decodeMetaContext(payload)
+  try {
+    context.catalog.resolve(name, context.client.peer)
+  } catch (error) {
+    return refuseExport(option, name, error, context)
+  }
+  const baseAllocation =
+    queries.some(query => asksForBaseAllocation(option, query)) || (!sets && queries.length === 0)
+  if (sets) state.metaContext = { name, baseAllocation }
+  const replies = [ack(option)]
+  if (baseAllocation)
+    replies.unshift(encodeMetaContext(option, sets ? BASE_ALLOCATION_ID : 0, BASE_ALLOCATION))
+  return { replies }
+}

@@ -1,0 +1,135 @@
+/** All sessions of one server: who gets in, who has to leave, and the orderly end. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type AccessRules, admissionRefusal } from '../../crds/access-rules.ts'
+import type { DescriptorHandle } from './channel.ts'
+import { type Endpoint, type Listener, listen } from './listener.ts'
+import type { Client } from './peer.ts'
+import { AccessRevoked, Session, type SessionTerms } from './session.ts'
+
+/** What a server is made of. */
+export interface ServerTerms extends SessionTerms {
+  readonly access: AccessRules
+  readonly maxConnections: number
+  readonly maxConnectionsPerClient: number
+}
+
+/** A server that listens. */
+export interface NbdServer {
+  /** Where clients find it. */
+  readonly uris: readonly string[]
+  /** Connections now. */
+  readonly connections: number
+  /** Ends the connections of all clients who may not have their disk any more. To be called when the catalog has changed. */
+  enforceAccess(): void
+  /**
+   * Takes no more clients, lets what is under way finish, refuses the rest with ESHUTDOWN, syncs all
+   * disks and ends all connections. Takes at most STOP_LIMIT_MS and then some for the disks.
+   */
+  stop(): Promise<void>
+}
+
+/** How long idle clients stay after the stop began, so that their next request learns of it, in ms. */
+const STOP_GRACE_MS = 500
+/** When connections that still work are cut, in ms after the stop began. */
+const STOP_LIMIT_MS = 8000
+const POLL_MS = 20
+
+/**
+ * Listens on all endpoints. An endpoint that is `optional` may fail.
+ * @throws ListenError, with none of the others left open
+ */
+export async function startServer(
+  terms: ServerTerms,
+  endpoints: readonly (Endpoint & { optional?: boolean })[],
+): Promise<NbdServer> {
+  const { log, access } = terms
+  const sessions = new Set<Session>()
+  const perClient = new Map<string, number>()
+
+  const limitRefusal = (client: Client): string | undefined => {
+    if (sessions.size >= terms.maxConnections)
+      return `There are ${terms.maxConnections} connections already (--max-connections).`
+    const own = perClient.get(client.identity) ?? 0
+    if (own < terms.maxConnectionsPerClient) return undefined
+    return `The client has ${own} connections already (--max-connections-per-client).`
+  }
+
+  const leave = (session: Session): void => {
+    sessions.delete(session)
+    const { identity } = session.client
+    const left = (perClient.get(identity) ?? 1) - 1
+    if (left === 0) perClient.delete(identity)
+    else perClient.set(identity, left)
+  }
+
+  const accept = (handle: DescriptorHandle, client: Client): void => {
+    const reason = admissionRefusal(access, client.peer) ?? limitRefusal(client)
+    if (reason !== undefined) {
+      handle.close()
+      log.warn({ client: client.shown, reason }, 'Client refused')
+      return
+    }
+    const session: Session = new Session(handle, client, terms, () => leave(session))
+    sessions.add(session)
+    perClient.set(client.identity, (perClient.get(client.identity) ?? 0) + 1)
+    session.start()
+  }
+
+  const listeners = await listenOnAll(endpoints, accept, log)
+
+  return {
+    uris: listeners.map(listener => listener.uri),
+
+    get connections() {
+      return sessions.size
+    },
+
+    enforceAccess() {
+      for (const session of sessions) {
+        const reason = session.revocation()
+        if (reason === undefined) continue
+        log.warn({ client: session.client.shown, export: session.exportName, reason }, 'Client disconnected')
+        session.cut(new AccessRevoked(reason))
+      }
+    },
+
+    async stop() {
+      const startedAt = performance.now()
+      const elapsed = () => performance.now() - startedAt
+      for (const session of sessions) session.stop()
+      const closed = Promise.all(listeners.map(listener => listener.close()))
+      while (sessions.size > 0 && elapsed() < STOP_GRACE_MS) await sleep(POLL_MS)
+      while ([...sessions].some(session => session.isBusy) && elapsed() < STOP_LIMIT_MS) await sleep(POLL_MS)
+      const syncs = await Promise.allSettled([...sessions].map(session => session.sync()))
+      for (const sync of syncs) {
+        if (sync.status === 'rejected')
+          log.error({ reason: String(sync.reason) }, 'A disk could not be synced')
+      }
+      for (const session of sessions) session.end()
+      while (sessions.size > 0 && elapsed() < STOP_LIMIT_MS) await sleep(POLL_MS)
+      for (const session of sessions) session.cut()
+      await closed
+    },
+  }
+}
+
+async function listenOnAll(
+  endpoints: readonly (Endpoint & { optional?: boolean })[],
+  accept: (handle: DescriptorHandle, client: Client) => void,
+  log: ServerTerms['log'],
+): Promise<Listener[]> {
+  const listeners: Listener[] = []
+  for (const endpoint of endpoints) {
+    try {
+      listeners.push(
+        await listen(endpoint, accept, error => log.error({ reason: error.message }, 'Listening failed')),
+      )
+    } catch (error) {
+      const code = (error as { code?: string }).code
+      if (endpoint.optional && (code === 'EADDRNOTAVAIL' || code === 'EAFNOSUPPORT')) continue
+      await Promise.all(listeners.map(listener => listener.close()))
+      throw error
+    }
+  }
+  return listeners
+}

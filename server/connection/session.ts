@@ -1,0 +1,208 @@
+/** One client from accept to close: its channel, the phase it is in, its deadline, and its end. */
+import type { Admission, Patience } from '../exports/admission.ts'
+import type { Catalog } from '../exports/catalog.ts'
+import { CMD } from '../protocol/constants.ts'
+import { Channel, type DescriptorHandle } from './channel.ts'
+import { Negotiation } from './negotiation.ts'
+import type { OpenedExport } from './open-export.ts'
+import type { NegotiationState } from './options.ts'
+import type { Client } from './peer.ts'
+import { Transmission } from './transmission.ts'
+
+type LogLine = (fields: Readonly<Record<string, unknown>>, message: string) => void
+
+/** The part of a logger that sessions use. */
+export interface SessionLog {
+  readonly error: LogLine
+  readonly warn: LogLine
+  readonly info: LogLine
+  readonly debug: LogLine
+}
+
+/** What all sessions of a server share. */
+export interface SessionTerms {
+  readonly catalog: Catalog
+  readonly admission: Admission
+  readonly patience: Patience
+  readonly list: boolean
+  /** What the client's own part of the handshake may take, in ms. */
+  readonly handshakeTimeoutMs: number
+  readonly log: SessionLog
+}
+
+/** The client took too long over its handshake. */
+export class HandshakeTimeout extends Error {
+  override readonly name = 'HandshakeTimeout'
+  readonly code = 'ETIMEDOUT'
+}
+
+/** The server ended the connection: the client may not be here any more. */
+export class AccessRevoked extends Error {
+  override readonly name = 'AccessRevoked'
+  readonly code = 'EACCES'
+}
+
+const COMMANDS: ReadonlyMap<number, string> = new Map(Object.entries(CMD).map(([name, type]) => [type, name]))
+
+export class Session {
+  readonly client: Client
+  readonly #terms: SessionTerms
+  readonly #channel: Channel
+  readonly #negotiation: Negotiation
+  readonly #onEnd: () => void
+  readonly #gone = new AbortController()
+  #transmission: Transmission | undefined
+  #opened: OpenedExport | undefined
+  #clock: NodeJS.Timeout | undefined
+  #clockStarted = 0
+  #remainingMs: number
+  #socketIsClosed = false
+  #diskIsClosed = true
+
+  /** `onEnd` is called once, when the socket is closed and the disk given back. */
+  constructor(handle: DescriptorHandle, client: Client, terms: SessionTerms, onEnd: () => void) {
+    this.client = client
+    this.#terms = terms
+    this.#onEnd = onEnd
+    this.#remainingMs = terms.handshakeTimeoutMs
+    this.#channel = new Channel(handle, () => this.#socketClosed())
+    const { catalog, admission, patience, list, log } = terms
+    const refused = (name: Buffer, error: unknown) =>
+      log.warn({ client: client.shown, export: name.toString('utf8'), ...reasonOf(error) }, 'Export refused')
+    const context = { catalog, admission, client, patience, list, signal: this.#gone.signal, refused }
+    this.#negotiation = new Negotiation(this.#channel, context, {
+      working: busy => (busy ? this.#stopClock() : this.#startClock()),
+      opened: (opened, state) => this.#begin(opened, state),
+      ended: error => this.#negotiationEnded(error),
+    })
+  }
+
+  /** Greets the client. */
+  start(): void {
+    this.#terms.log.debug({ client: this.client.shown }, 'Client connected')
+    this.#startClock()
+    this.#channel.start(this.#negotiation)
+    this.#negotiation.start()
+  }
+
+  /** Name of the open export. */
+  get exportName(): string | undefined {
+    return this.#opened?.served.name
+  }
+
+  /** Why the client may not keep its disk any more; undefined if it may, or has none. */
+  revocation(): string | undefined {
+    return this.#opened && this.#terms.catalog.revocation(this.#opened.served, this.client.peer)
+  }
+
+  /** The server is going down: what is under way finishes, what comes is refused. */
+  stop(): void {
+    this.#negotiation.stop()
+    this.#transmission?.stop()
+  }
+
+  /** Requests are being worked on, or a disk is being made. */
+  get isBusy(): boolean {
+    return this.#transmission?.isBusy ?? false
+  }
+
+  /** Makes what the client has written durable. */
+  async sync(): Promise<void> {
+    const opened = this.#opened
+    if (opened === undefined || opened.readOnly) return
+    await new Promise<void>((resolve, reject) => {
+      const complete = (error?: unknown) => (error === undefined ? resolve() : reject(error))
+      Promise.resolve(opened.backend.flush(opened.handle, { complete })).then(
+        outcome => typeof outcome !== 'symbol' && resolve(),
+        reject,
+      )
+    })
+  }
+
+  /** Ends the connection after the requests under way. */
+  end(): void {
+    if (this.#transmission === undefined) this.#channel.close()
+    else this.#transmission.hangUp()
+  }
+
+  /** Ends the connection at once. */
+  cut(error?: Error): void {
+    this.#channel.destroy(error)
+  }
+
+  #begin(opened: OpenedExport, state: NegotiationState): void {
+    this.#stopClock()
+    this.#opened = opened
+    this.#diskIsClosed = false
+    const { log } = this.#terms
+    const fields = { client: this.client.shown, export: opened.served.name }
+    const { readOnly, size } = opened
+    log.info({ ...fields, size, readOnly }, 'Disk opened')
+    const terms = {
+      structuredReplies: state.structuredReplies,
+      baseAllocation: state.metaContext?.baseAllocation ?? false,
+    }
+    this.#transmission = new Transmission(this.#channel, opened, terms, {
+      failed: (type, error) =>
+        log.error({ ...fields, command: COMMANDS.get(type), ...reasonOf(error) }, 'Request failed'),
+      ended: error => {
+        void this.#closeDisk(opened, error)
+      },
+    })
+    this.#channel.handOver(this.#transmission)
+  }
+
+  async #closeDisk(opened: OpenedExport, reason: Error | undefined): Promise<void> {
+    const { log } = this.#terms
+    const fields = { client: this.client.shown, export: opened.served.name }
+    try {
+      await opened.close()
+      log.info({ ...fields, ...(reason && reasonOf(reason)) }, 'Disk closed')
+    } catch (error) {
+      log.error({ ...fields, ...reasonOf(error) }, 'Disk could not be closed')
+    }
+    this.#opened = undefined
+    this.#diskIsClosed = true
+    this.#endWhenDone()
+  }
+
+  #negotiationEnded(error: Error | undefined): void {
+    this.#stopClock()
+    if (error !== undefined) {
+      this.#terms.log.warn({ client: this.client.shown, ...reasonOf(error) }, 'Handshake failed')
+    }
+  }
+
+  #socketClosed(): void {
+    this.#stopClock()
+    this.#gone.abort(new AccessRevoked('The client has gone.'))
+    this.#socketIsClosed = true
+    this.#endWhenDone()
+  }
+
+  #endWhenDone(): void {
+    if (this.#socketIsClosed && this.#diskIsClosed) this.#onEnd()
+  }
+
+  #startClock(): void {
+    this.#clockStarted = performance.now()
+    this.#clock = setTimeout(
+      () => this.#channel.destroy(new HandshakeTimeout('The client did not finish its handshake in time.')),
+      Math.max(0, this.#remainingMs),
+    )
+  }
+
+  #stopClock(): void {
+    if (this.#clock === undefined) return
+    clearTimeout(this.#clock)
+    this.#clock = undefined
+    this.#remainingMs -= performance.now() - this.#clockStarted
+  }
+}
+
+/** What a log line says of an error that a client or a disk caused: no stack. */
+export function reasonOf(error: unknown): { reason: string; code?: string } {
+  if (!(error instanceof Error)) return { reason: String(error) }
+  const code = (error as { code?: unknown }).code
+  return { reason: error.message, ...(typeof code === 'string' && { code }) }
+}

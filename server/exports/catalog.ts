@@ -1,0 +1,113 @@
+/** Which names there are for a client, and on which terms. */
+import { type AccessRules, admissionRefusal, type Peer } from '../../crds/access-rules.ts'
+import { type NameRules, parseRequestedName } from '../../crds/export-name.ts'
+import { formatSize } from '../../crds/quantity.ts'
+import type { FilledBackend } from '../backends/backend.ts'
+import { type Export, ExportRefusal } from './export.ts'
+
+/** Disks that are served by the command line's options, not by a manifest. */
+export interface UndeclaredDisks {
+  readonly backend: FilledBackend
+  readonly readOnly: boolean
+  readonly temporary: boolean
+  readonly connections: number
+  /** Most bytes that a client may ask for by `name:4G`; undefined: it may not ask. */
+  readonly maxSize: number | undefined
+}
+
+/** Disks that are declared, by name. */
+export interface DeclaredDisks {
+  /** The export of this name, undefined if it is not declared. */
+  find(name: string): Export | undefined
+  /** Why this name, though declared, cannot be served now. */
+  problem(name: string): string | undefined
+  names(): readonly string[]
+}
+
+/** What a catalog is made of. */
+export interface CatalogSources {
+  readonly names: NameRules
+  readonly undeclared: UndeclaredDisks | undefined
+  readonly declared: DeclaredDisks | undefined
+}
+
+/** Names and their exports, as one client may see them. */
+export interface Catalog {
+  /**
+   * The export of a name as it came over the wire. Nothing is made or looked at on a disk.
+   * @throws ExportNameError, ExportRefusal
+   */
+  resolve(rawName: Uint8Array, peer: Peer): Export
+  /** Names that this client may open, sorted, the empty one first. */
+  list(peer: Peer): Promise<string[]>
+  /** Why a client that has this export open may not have it any more; undefined if it may. */
+  revocation(open: Export, peer: Peer): string | undefined
+}
+
+/** Most names in a list; a longer one is cut. */
+const MAX_LISTED = 10_000
+
+/** Are these the same terms to somebody who negotiated on the first? */
+function sameTerms(open: Export, now: Export): boolean {
+  return open.readOnly === now.readOnly && open.temporary === now.temporary
+}
+
+function isAdmitted(access: AccessRules | undefined, peer: Peer): boolean {
+  return access === undefined || admissionRefusal(access, peer) === undefined
+}
+
+/** Puts the catalog together from its sources; a declared name goes before an undeclared one. */
+export function createCatalog({ names, undeclared, declared }: CatalogSources): Catalog {
+  const undeclaredExport = (name: string, requestedSize: number | undefined): Export => {
+    if (undeclared === undefined) {
+      throw new ExportRefusal('unknown', `There is no disk named ${name} here, and none is made on demand.`)
+    }
+    const { maxSize, ...terms } = undeclared
+    if (requestedSize !== undefined && maxSize !== undefined && requestedSize > maxSize) {
+      throw new ExportRefusal('policy', `At most ${formatSize(maxSize)} may be asked for.`)
+    }
+    return { name, access: undefined, requestedSize, ...terms }
+  }
+
+  const find = (name: string, requestedSize: number | undefined): Export => {
+    const problem = declared?.problem(name)
+    if (problem !== undefined) throw new ExportRefusal('unknown', problem)
+    return declared?.find(name) ?? undeclaredExport(name, requestedSize)
+  }
+
+  const maySeeListed = (name: string, peer: Peer): boolean => {
+    const found = declared?.find(name === '' ? 'default' : name)
+    return found === undefined || isAdmitted(found.access, peer)
+  }
+
+  return {
+    resolve(rawName, peer) {
+      const sizes = undeclared?.maxSize !== undefined
+      const { name, requestedSize } = parseRequestedName(rawName, { rules: names, sizes })
+      const found = find(name, requestedSize)
+      if (!isAdmitted(found.access, peer)) {
+        throw new ExportRefusal('policy', `You are not allowed to use ${name}.`)
+      }
+      return found
+    },
+
+    async list(peer) {
+      const listed = new Set(await undeclared?.backend.listExports?.())
+      for (const name of declared?.names() ?? []) listed.add(name)
+      return [...listed]
+        .filter(name => maySeeListed(name, peer))
+        .sort()
+        .slice(0, MAX_LISTED)
+    },
+
+    revocation(open, peer) {
+      const now = declared?.find(open.name)
+      if (now === undefined) {
+        return open.backend === undeclared?.backend ? undefined : 'The disk is not declared any more.'
+      }
+      if (!sameTerms(open, now)) return 'The disk is served on other terms now.'
+      if (now.access !== undefined) return admissionRefusal(now.access, peer)
+      return undefined
+    },
+  }
+}

@@ -1,0 +1,40 @@
+/** What a client gets when it asks for a name. */
+import type { AccessRules } from '../../crds/access-rules.ts'
+import type { FilledBackend } from '../backends/backend.ts'
+
+/** One export and the terms on which it is served. */
+export interface Export {
+  /** The name as LIST shows it, but `default` for the empty one; also the disk's name in the admission table. */
+  readonly name: string
+  readonly backend: FilledBackend
+  readonly readOnly: boolean
+  /** Every connection gets a disk of its own, which nobody else can hold. */
+  readonly temporary: boolean
+  /** Connections that one client may have at once. */
+  readonly connections: number
+  /** Narrows the server's own rules. */
+  readonly access: AccessRules | undefined
+  /** Bytes that the client asked for by `name:4G`. */
+  readonly requestedSize: number | undefined
+}
+
+/** May a client spread its requests over several connections? Both sides of the handshake must say the same. */
+export function allowsMultiConn(served: Export): boolean {
+  return !served.temporary && (served.readOnly || served.connections > 1)
+}
+
+/** Why a name is not served: each kind has its own reply on the wire. */
+export type RefusalKind = 'unknown' | 'invalid' | 'policy'
+
+/** A name that is not served to this client. The message is meant for the client. */
+export class ExportRefusal extends Error {
+  override readonly name = 'ExportRefusal'
+  readonly code: 'ENOENT' | 'EINVAL' | 'EACCES'
+  readonly kind: RefusalKind
+
+  constructor(kind: RefusalKind, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.kind = kind
+    this.code = ({ unknown: 'ENOENT', invalid: 'EINVAL', policy: 'EACCES' } as const)[kind]
+  }
+}

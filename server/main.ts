@@ -1,0 +1,33 @@
+#!/usr/bin/env node
+import './cli/thread-pool.ts'
+import { requestedText } from './cli/help.ts'
+import { UsageError } from './cli/options.ts'
+import { printable } from './cli/printable.ts'
+import { serve } from './cli/serve.ts'
+
+/** Commands of the program. */
+const COMMANDS: Readonly<Record<string, (argv: readonly string[]) => Promise<void>>> = { serve }
+
+async function run(argv: readonly string[]): Promise<void> {
+  const text = requestedText(argv)
+  if (text !== undefined) {
+    process.stdout.write(text)
+    return
+  }
+  const [name, ...rest] = argv
+  const command = name === undefined ? undefined : COMMANDS[name]
+  if (command === undefined) {
+    throw new UsageError(
+      `${name === undefined ? 'A command is missing' : `There is no command ${name}`}. Try ondemand-disk --help.`,
+    )
+  }
+  await command(rest)
+}
+
+try {
+  await run(process.argv.slice(2))
+} catch (error) {
+  const message = error instanceof Error ? error.message : String(error)
+  process.stderr.write(`ondemand-disk: ${printable(message)}\n`)
+  process.exitCode = error instanceof UsageError ? 2 : 1
+}
