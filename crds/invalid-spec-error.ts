@@ -1,0 +1,12 @@
+/** An object that is not valid. The message names the first bad field and says what is wanted. */
+export class InvalidSpecError extends Error {
+  override readonly name = 'InvalidSpecError'
+  readonly code = 'InvalidSpec'
+  /** Path of the field: `spec.access.allow[0]`; empty where the object as a whole is wrong. */
+  readonly field: string
+
+  constructor(field: string, reason: string, options?: ErrorOptions) {
+    super(field === '' ? reason : `${field}: ${reason}`, options)
+    this.field = field
+  }
+}

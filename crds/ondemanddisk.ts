@@ -1,0 +1,170 @@
+import { isDeepStrictEqual } from 'node:util'
+import type { NameRules } from './export-name.ts'
+import { InvalidSpecError } from './invalid-spec-error.ts'
+import { formatSize } from './quantity.ts'
+import { quote } from './quote.ts'
+import { compileCrdSchema, type ObjectValidator } from './schema.ts'
+import { resolveSpec, type UncheckedSpec } from './spec-checks.ts'
+
+export { InvalidSpecError }
+
+export const API_GROUP_VERSION = 'ondemanddisk.dev/v1alpha1'
+export const ONDEMANDDISK_KIND = 'OnDemandDisk'
+
+/** A disk and how it is served, its defaults filled in, its sizes in bytes. It is itself a valid object. */
+export interface OnDemandDisk {
+  readonly apiVersion: typeof API_GROUP_VERSION
+  readonly kind: typeof ONDEMANDDISK_KIND
+  readonly metadata: ObjectMeta
+  readonly spec: OnDemandDiskSpec
+  readonly status?: OnDemandDiskStatus
+}
+
+export interface ObjectMeta {
+  readonly name: string
+  readonly namespace?: string
+  readonly uid?: string
+  readonly generation?: number
+  /** RFC 3339; the object is being deleted. */
+  readonly deletionTimestamp?: string
+  readonly labels?: Readonly<Record<string, string>>
+  readonly annotations?: Readonly<Record<string, string>>
+  readonly [field: string]: unknown
+}
+
+/** The fields are described in `ondemanddisk.yaml`. */
+export interface OnDemandDiskSpec {
+  readonly poolName: string
+  /** The name of the disk: never empty. */
+  readonly exportName: string
+  /** Bytes. Absent with `upstream` only; 0 with `command` only. */
+  readonly size?: number
+  /** Absent with `command` or `upstream` only. */
+  readonly filesystem?: FilesystemSpec
+  readonly command?: string
+  readonly variables?: Readonly<Record<string, string>>
+  readonly mode: 'Persistent' | 'Temporary'
+  readonly readOnly: boolean
+  readonly access: AccessSpec
+  readonly limits: LimitsSpec
+  readonly upstream?: UpstreamSpec
+  readonly reclaimPolicy: 'Delete' | 'Retain'
+}
+
+export interface FilesystemSpec {
+  readonly type: string
+  readonly label?: string
+  readonly mkfsOptions?: readonly string[]
+}
+
+export interface AccessSpec {
+  readonly allow: readonly string[]
+  readonly deny: readonly string[]
+  /** Connections of one client address at once. */
+  readonly connections: number
+}
+
+/** Absent: no limit. */
+export interface LimitsSpec {
+  readonly readBytesPerSecond?: number
+  readonly writeBytesPerSecond?: number
+  readonly iops?: number
+}
+
+export interface UpstreamSpec {
+  readonly uri: string
+}
+
+export interface OnDemandDiskStatus {
+  readonly observedGeneration?: number
+  readonly conditions?: readonly Condition[]
+  readonly uri?: string
+  /** Bytes. */
+  readonly size?: number
+  /** Bytes. */
+  readonly allocated?: number
+  readonly connections?: number
+}
+
+export interface Condition {
+  readonly type: string
+  readonly status: 'True' | 'False' | 'Unknown'
+  readonly observedGeneration?: number
+  /** RFC 3339. */
+  readonly lastTransitionTime: string
+  readonly reason: string
+  readonly message: string
+}
+
+export interface ParseOptions {
+  /** Which export names are allowed. Default: `strict`. */
+  readonly names?: NameRules
+}
+
+let validator: ObjectValidator | undefined
+
+/**
+ * Checks an object, as it was read from a manifest or from Kubernetes, against the CRD's schema and against
+ * what a schema cannot say, and fills in the defaults. The object itself is left as it is.
+ * @throws InvalidSpecError for the first bad field
+ */
+export function parseOnDemandDisk(object: unknown, { names = 'strict' }: ParseOptions = {}): OnDemandDisk {
+  if (object === null || typeof object !== 'object' || Array.isArray(object)) {
+    throw new InvalidSpecError('', `Give an object of kind ${ONDEMANDDISK_KIND}.`)
+  }
+  requireValue(object, 'apiVersion', API_GROUP_VERSION)
+  requireValue(object, 'kind', ONDEMANDDISK_KIND)
+  validator ??= compileCrdSchema(new URL('./ondemanddisk.yaml', import.meta.url))
+  const copy = structuredClone(object)
+  const problem = validator(copy)
+  if (problem) throw new InvalidSpecError(problem.field, problem.reason)
+  const { spec, metadata, ...rest } = copy as UncheckedDisk
+  return { ...rest, metadata, spec: resolveSpec(spec, metadata.name, names) }
+}
+
+/** What the schema has let through. */
+interface UncheckedDisk extends Omit<OnDemandDisk, 'spec'> {
+  readonly spec: UncheckedSpec
+}
+
+function requireValue(object: object, field: string, wanted: string): void {
+  const value: unknown = (object as Record<string, unknown>)[field]
+  if (value !== wanted) {
+    throw new InvalidSpecError(
+      field,
+      `Give ${wanted}${typeof value === 'string' ? `, not ${quote(value)}` : ''}.`,
+    )
+  }
+}
+
+/**
+ * Checks that a disk may change from one spec to another, by the rules that the CRD's transition rules give
+ * to the API server: the size grows only, and what the disk is made of stays.
+ * @throws InvalidSpecError for the first field that must not change so
+ */
+export function checkTransition(before: OnDemandDisk, after: OnDemandDisk): void {
+  const [old, next] = [before.spec, after.spec]
+  for (const field of ['poolName', 'exportName', 'mode'] as const) {
+    if (old[field] !== next[field]) {
+      throw new InvalidSpecError(
+        `spec.${field}`,
+        `It cannot be changed. Set it back to ${quote(old[field])}.`,
+      )
+    }
+  }
+  for (const field of ['upstream', 'command'] as const) {
+    if ((old[field] === undefined) !== (next[field] === undefined)) {
+      const done = old[field] === undefined ? 'added. Remove it' : 'removed. Give it again'
+      throw new InvalidSpecError(`spec.${field}`, `It cannot be ${done}, or make a new disk.`)
+    }
+  }
+  if (!isDeepStrictEqual(old.filesystem, next.filesystem)) {
+    throw new InvalidSpecError('spec.filesystem', 'It cannot be changed. Set it back, or make a new disk.')
+  }
+  if (old.size !== undefined && next.size !== undefined && next.size < old.size) {
+    throw new InvalidSpecError(
+      'spec.size',
+      `A disk cannot shrink. Give at least ${old.size} (${formatSize(old.size)}).`,
+    )
+  }
+}
