@@ -72,6 +72,21 @@ test('a noisy client does not silence another one, nor another message', () => {
   expect(lines).toHaveLength(10 + 3 + 2)
 })
 
+test.each([
+  ['10.0.0.1', '10.0.0.1:'],
+  ['[2001:db8::1]', '[2001:db8::1]:'],
+])('the connections of %s count together, whatever their ports are', (address, prefix) => {
+  for (let port = 40_000; port < 40_020; port++) refuse(`${prefix}${port}`, 1)
+  expect(lines).toHaveLength(10)
+  vi.advanceTimersByTime(10_000)
+  expect(lines[10]?.fields).toMatchObject({ suppressed: 10, client: address })
+})
+
+test('addresses that end alike are different clients', () => {
+  for (let n = 0; n < 20; n++) refuse(`fe80::${n}`, 1)
+  expect(lines).toHaveLength(20)
+})
+
 test('a client with many addresses is bounded as well', () => {
   for (let n = 0; n < 100_000; n++) refuse(`2001:db8::${n.toString(16)}`, 1)
   expect(lines).toHaveLength(100)

@@ -1,4 +1,5 @@
 import type { Log, LogFields } from './log.ts'
+import { bounded } from './printable.ts'
 
 /** Bounds of a limited log; the defaults are for warnings that a client can cause at will. */
 export interface LogLimits {
@@ -33,11 +34,13 @@ interface Window {
 }
 
 const OTHER_MESSAGES = 'Other messages'
+const MAX_CLIENT = 256
 
 /**
  * Puts a bound on lines that a client can cause, so that a hostile one cannot fill the disk that holds the
  * log. Lines count by message (a constant text) and by the field `client`. The first ones of a window are
- * logged; at its end one line says how many were suppressed.
+ * logged; at its end one line says how many were suppressed. The port of a client does not count: it has
+ * another one for each connection.
  */
 export function limitLog(log: Log, limits: Partial<LogLimits> = {}): LimitedLog {
   const { windowMs, perClient, perMessage, messages } = { ...DEFAULT_LIMITS, ...limits }
@@ -65,7 +68,7 @@ export function limitLog(log: Log, limits: Partial<LogLimits> = {}): LimitedLog 
       window = { level, linesPerClient: new Map(), lines: 0, suppressed: 0, client: undefined, timer }
       windows.set(key, window)
     }
-    const client = String(fields.client)
+    const client = withoutPort(bounded(String(fields.client), MAX_CLIENT))
     const lines = window.linesPerClient.get(client) ?? 0
     if (lines >= perClient || window.lines >= perMessage) {
       if (window.suppressed === 0) window.client = client
@@ -87,4 +90,8 @@ export function limitLog(log: Log, limits: Partial<LogLimits> = {}): LimitedLog 
       for (const message of [...windows.keys()]) endWindow(message)
     },
   }
+}
+
+function withoutPort(client: string): string {
+  return client.replace(/^(\d+\.\d+\.\d+\.\d+|\[[^\]]*\]):\d+$/, '$1')
 }
