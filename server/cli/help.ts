@@ -1,0 +1,111 @@
+import packageJson from '../../package.json' with { type: 'json' }
+import { hasFlag, type Option, type OptionTable } from './options.ts'
+import { SERVE_OPTIONS } from './serve-option-table.ts'
+
+const WIDTH = 80
+const INDENT = 6
+
+const OVERVIEW = `Usage: ondemand-disk COMMAND [OPTION]...
+
+Disks on demand over NBD: connecting to a name makes the disk.
+
+Commands:
+  serve        Serve disks. See ondemand-disk serve --help.
+
+Options:
+  -h, --help   Show this text.
+  --version    Show the version.
+`
+
+const SERVE_INTRODUCTION = `Usage: ondemand-disk serve --dir DIR --size SIZE [OPTION]...
+       ondemand-disk serve --temporary --size SIZE [OPTION]...
+
+Serves disks over NBD. A client that connects to a name for which there is no
+disk gets a new one, which stays until an administrator deletes its file.
+
+SIZE is a number of bytes, alone or with K, M, G, T or P (powers of 1024).
+TIME is a number of seconds, or one with ms, s, m or h.
+`
+
+const SERVE_EXAMPLES = `Examples:
+  Make 1 GiB ext4 disks on demand, for this machine only:
+      ondemand-disk serve --dir /srv/disks --size 1G
+  Serve a network, and let clients ask for up to 20 GiB by name:20G:
+      ondemand-disk serve --dir /srv/disks --size 4G --max-size 20G \\
+          --listen 0.0.0.0:10809 --allow 192.168.7.0/24
+  Give every connection a throw-away copy of a template:
+      ondemand-disk serve --temporary --size 0 --var base=/srv/base.img \\
+          --command 'cp --sparse=always "$base" "$disk"'
+`
+
+/**
+ * What to print on standard output, and then exit with 0, if the arguments of the whole program ask for help
+ * or the version, whatever else is wrong with them; undefined if they ask for neither.
+ */
+export function requestedText(argv: readonly string[]): string | undefined {
+  const [first, ...rest] = argv
+  if (first === 'serve') {
+    if (hasFlag(SERVE_OPTIONS, rest, 'help')) return serveHelp()
+    if (hasFlag(SERVE_OPTIONS, rest, 'version')) return versionText()
+    return undefined
+  }
+  if (first === '--help' || first === '-h') return OVERVIEW
+  if (first === '--version') return versionText()
+  return undefined
+}
+
+/** Text of `ondemand-disk --version`. */
+export function versionText(): string {
+  return `ondemand-disk ${packageJson.version}\n`
+}
+
+/** Text of `ondemand-disk serve --help`, at most 80 columns wide. */
+export function serveHelp(): string {
+  return [SERVE_INTRODUCTION, ...groups(SERVE_OPTIONS), SERVE_EXAMPLES].join('\n')
+}
+
+function groups(table: OptionTable): string[] {
+  const byGroup = Map.groupBy(Object.entries(table), ([, option]) => option.group)
+  return [...byGroup].map(
+    ([title, options]) => `${title}:\n${options.map(([name, option]) => describe(name, option)).join('')}`,
+  )
+}
+
+function describe(name: string, option: Option): string {
+  const shown = shownDefault(option)
+  const text = shown === undefined ? option.help : `${option.help} Default: ${shown}.`
+  return `  ${synopsis(name, option)}\n${wrap(text)}`
+}
+
+/** How an option is written: `--size SIZE`, `--wait[=SECONDS]`, `-h, --help`. */
+export function synopsis(name: string, option: Option): string {
+  switch (option.kind) {
+    case 'flag':
+      return option.short === undefined ? `--${name}` : `-${option.short}, --${name}`
+    case 'optional value':
+      return `--${name}[=${option.placeholder}]`
+    case 'text':
+    case 'repeatable':
+      return `--${name} ${option.placeholder}`
+  }
+}
+
+/** What counts when the option is absent, as `--help` shows it. */
+export function shownDefault(option: Option): string | undefined {
+  if (option.kind === 'flag') return undefined
+  return option.kind === 'text' && option.default !== undefined ? option.default : option.shownDefault
+}
+
+function wrap(text: string): string {
+  let lines = ''
+  let line = ''
+  for (const word of text.split(' ')) {
+    if (line !== '' && INDENT + line.length + 1 + word.length > WIDTH) {
+      lines += `${' '.repeat(INDENT)}${line}\n`
+      line = word
+    } else {
+      line = line === '' ? word : `${line} ${word}`
+    }
+  }
+  return `${lines}${' '.repeat(INDENT)}${line}\n`
+}
