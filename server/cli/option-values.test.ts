@@ -157,10 +157,10 @@ describe('other values', () => {
   })
 
   test('filesystem types never hold more than a name', () => {
-    for (const type of ['ext4', 'vfat', 'ntfs', 'btrfs', 'f2fs', 'my-fs_2+', 'EXT4']) {
+    for (const type of ['ext4', 'vfat', 'ntfs', 'btrfs', 'f2fs', '9p']) {
       expect(parseFilesystemType(type)).toBe(type)
     }
-    for (const type of ['', '-x', '../sh', 'a/b', 'a b', 'a;b', 'a.b', 'ext4\n', 'x'.repeat(33)]) {
+    for (const type of ['', '-x', '../sh', 'a/b', 'a b', 'a;b', 'a.b', 'EXT4', 'ext4\n', 'x'.repeat(17)]) {
       expect(() => parseFilesystemType(type)).toThrow(/is not a filesystem type/)
     }
   })

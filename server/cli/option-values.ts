@@ -115,7 +115,7 @@ export function parseVariable(text: string): Variable {
 
 /** Name of a filesystem type. It becomes part of a program's name, `mkfs.TYPE`. */
 export function parseFilesystemType(text: string): string {
-  if (!/^[a-z0-9][a-z0-9_+-]{0,31}$/i.test(text)) {
+  if (!/^[a-z0-9]{1,16}$/.test(text)) {
     throw new UsageError(
       `${quote(text)} is not a filesystem type. Give one such as ext4, xfs, vfat, btrfs or ntfs.`,
     )
