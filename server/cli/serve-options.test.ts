@@ -190,6 +190,8 @@ describe('refused', () => {
     ['--dir=d --size=1G --command=x --var=a=1 --var=a=2', /^--var: "a" is given twice/],
     ['--dir=d --size=1G --command-timeout=0', /^--command-timeout: "0" is too short/],
     ['--dir=d --size=1G --type=../sh', /^--type: "\.\.\/sh" is not a filesystem type/],
+    ['--dir=d --size=1G --label=seventeen-letters', /^--label: "seventeen-letters" is too long for ext4/],
+    ['--dir=d --size=1G --type=vfat --label=twelve-chars', /^--label: .* is too long for vfat/],
     ['--dir=d --size=1G --names=loose', /^--names: "loose" is none of strict, relaxed/],
     ['--dir=d --size=1G --listen=10809', /^--listen: "10809" is not HOST:PORT/],
     ['--dir=d --size=1G --listen=[::1]:1 --listen=[::1]:1', /^--listen: "::1 port 1" is given twice/],

@@ -1,5 +1,6 @@
 import { AccessRuleError, type AccessRules, compileAccessRules } from '../../crds/access-rules.ts'
 import type { NameRules } from '../../crds/export-name.ts'
+import { labelProblem } from '../../crds/filesystem-label.ts'
 import { quote } from '../../crds/quote.ts'
 import type { ListenAddress } from './option-values.ts'
 import { type Parsed, parseOptions, UsageError } from './options.ts'
@@ -166,6 +167,8 @@ function checkTogether(given: Given): void {
       `--max-size: ${given['max-size']} bytes are less than --size, which is ${size} bytes.`,
     )
   }
+  const label = given.label === undefined ? undefined : labelProblem(given.type ?? DEFAULT_TYPE, given.label)
+  if (label !== undefined) throw new UsageError(`--label: ${label}`)
   refuseRepetition(
     'var',
     given.var.map(({ key }) => key),
@@ -175,6 +178,8 @@ function checkTogether(given: Given): void {
     given.listen.filter(({ port }) => port !== 0).map(({ host, port }) => `${host} port ${port}`),
   )
 }
+
+const DEFAULT_TYPE = 'ext4'
 
 const NEW_DISK_OPTIONS = ['max-size', 'max-disks', 'command', 'type', 'label', 'mkfs-option'] as const
 
@@ -190,7 +195,7 @@ function newDiskOf(given: Given): NewDisk | undefined {
     command === undefined
       ? {
           kind: 'filesystem',
-          type: given.type ?? 'ext4',
+          type: given.type ?? DEFAULT_TYPE,
           label: given.label,
           mkfsOptions: given['mkfs-option'],
         }
