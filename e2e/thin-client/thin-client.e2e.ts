@@ -1,0 +1,128 @@
+import { createHash } from 'node:crypto'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { expect, type TestContext, test } from 'vitest'
+import { check, type Ended, needPrograms, run, type Scratch, scratch, startServer } from '../harness.ts'
+
+const MiB = 1024 * 1024
+/** Seconds for a boot with its script; alone on a machine it takes 5 to 30. */
+const BOOT_LIMIT = 180
+
+async function needThinClient(context: TestContext): Promise<void> {
+  context.skip(process.arch !== 'x64', `the thin client needs an x86-64 machine, this is ${process.arch}`)
+  await needPrograms(context, 'qemu-system-x86_64', 'busybox', 'nbd-client', 'e2fsck', 'cpio', 'depmod')
+}
+
+/** Boots the thin client and runs shell commands in it. */
+async function boot(folder: Scratch, script: string, onLine?: (line: string) => void): Promise<Ended> {
+  const file = join(folder.path, 'script')
+  await writeFile(file, script)
+  const options = { timeout: (BOOT_LIMIT + 60) * 1000, ...(onLine && { onLine }) }
+  return run(join(import.meta.dirname, 'boot'), [file, `${BOOT_LIMIT}`], options)
+}
+
+/** Numbers stand this far apart in the content, so that no two blocks of a disk are alike. */
+const PADDING = 'on-demand '.repeat(40)
+
+/** Shell command of the thin client that prints `bytes` of content; each `seed` has its own. */
+const printContent = (seed: number, bytes: number) =>
+  `seq -s "${PADDING}" ${seed} ${seed + Math.ceil(bytes / PADDING.length)} | head -c ${bytes}`
+
+/** SHA-256 of the same content, made on this side. */
+function contentSum(seed: number, bytes: number): string {
+  const numbers = Array.from({ length: Math.ceil(bytes / PADDING.length) + 1 }, (_, index) => seed + index)
+  return createHash('sha256').update(numbers.join(PADDING).slice(0, bytes)).digest('hex')
+}
+
+const attach = (name: string, port: number) => `nbd-client -N ${name} 10.0.2.2 ${port} /dev/nbd0`
+
+test('What a thin client wrote and fsynced survives a kill of the server', {
+  timeout: 600_000,
+}, async context => {
+  await needThinClient(context)
+  await using folder = await scratch()
+  await using dir = await scratch()
+  const options = ['--dir', dir.path, '--size', '1G']
+  const seed = 1_000_000
+
+  await using first = await startServer(options)
+  const writing = await boot(
+    folder,
+    `set -e
+     ${attach('alice', first.port)}
+     mount -t ext4 /dev/nbd0 /mnt
+     ${printContent(seed, 64 * MiB)} | dd of=/mnt/data bs=64k conv=fsync
+     umount /mnt
+     nbd-client -d /dev/nbd0`,
+  )
+  expect(writing.status, writing.stdout).toBe(0)
+  await first.kill()
+
+  await using second = await startServer(options)
+  const reading = await boot(
+    folder,
+    `set -e
+     ${attach('alice', second.port)}
+     mount -t ext4 /dev/nbd0 /mnt
+     sha256sum /mnt/data
+     umount /mnt
+     nbd-client -d /dev/nbd0`,
+  )
+  expect(reading.status, reading.stdout).toBe(0)
+  expect(reading.stdout).toContain(`${contentSum(seed, 64 * MiB)}  /mnt/data`)
+  expect(await second.stop()).toBe(0)
+  await check('e2fsck', ['-fn', join(dir.path, 'alice')])
+})
+
+test('Every file whose fsync was acknowledged survives a kill of the server amid the writes', {
+  timeout: 600_000,
+}, async context => {
+  await needThinClient(context)
+  await using folder = await scratch()
+  await using dir = await scratch()
+  const options = ['--dir', dir.path, '--size', '1G']
+  const bytes = 192 * 1024
+  const killAfter = 25
+
+  await using first = await startServer(options)
+  const acknowledged: number[] = []
+  let killed: Promise<void> | undefined
+  const writing = await boot(
+    folder,
+    `${attach('alice', first.port)} || exit 10
+     mount -t ext4 /dev/nbd0 /mnt || exit 11
+     file=0
+     while [ $file -lt 2000 ]; do
+       file=$((file + 1))
+       seed=$((file * 10000))
+       seq -s "${PADDING}" $seed $((seed + ${Math.ceil(bytes / PADDING.length)})) | head -c ${bytes} |
+         dd of=/mnt/$file bs=64k conv=fsync 2>/dev/null || exit 12
+       echo "acknowledged $file"
+     done`,
+    line => {
+      const file = line.match(/^acknowledged (\d+)$/)?.[1]
+      if (file === undefined) return
+      acknowledged.push(Number(file))
+      if (acknowledged.length === killAfter) killed = first.kill()
+    },
+  )
+  await killed
+  // 12: a write failed, as it must when the server is gone.
+  expect(writing.status, writing.stdout).toBe(12)
+  expect(acknowledged.length).toBeGreaterThanOrEqual(killAfter)
+
+  await using second = await startServer(options, { port: first.port })
+  const reading = await boot(
+    folder,
+    `${attach('alice', second.port)} || exit 10
+     e2fsck -p /dev/nbd0
+     [ $? -le 1 ] || exit 11
+     mount -t ext4 /dev/nbd0 /mnt || exit 12
+     cd /mnt && sha256sum ${acknowledged.join(' ')} && cd / && umount /mnt && nbd-client -d /dev/nbd0`,
+  )
+  expect(reading.status, reading.stdout).toBe(0)
+  const found = reading.stdout.match(/^[0-9a-f]{64} {2}\d+$/gm)
+  expect(found).toEqual(acknowledged.map(file => `${contentSum(file * 10_000, bytes)}  ${file}`))
+  expect(await second.stop()).toBe(0)
+  await check('e2fsck', ['-fn', join(dir.path, 'alice')])
+})
