@@ -1,0 +1,50 @@
+# BASE: any image of Debian 12. hack/image makes one where no image registry is reachable.
+ARG BASE=debian:bookworm-slim
+
+FROM ${BASE} AS base
+# Node.js needs libatomic1.
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends libatomic1 \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
+
+# Node.js and the npm packages are those that hack/run or hack/test installed in the checkout. Where they are
+# missing, old or for another processor, Debian's npm fetches them. Packages for development are left out.
+FROM base AS modules
+WORKDIR /app
+COPY package.json package-lock.json .npmrc ./
+COPY hack/node hack/node
+# The pattern, and a file that is always there, let the folder be absent.
+COPY package.json node_module[s] node_modules/
+RUN if ! hack/node/node_modules/.bin/node --version \
+    || ! sha256sum <package-lock.json | cmp - node_modules/.installed; then \
+      apt-get update \
+   && apt-get install -y --no-install-recommends npm \
+   && npm ci --prefix hack/node --ignore-scripts \
+   && npm ci --omit=dev --ignore-scripts; \
+    fi \
+ && hack/node/node_modules/.bin/node -e ' \
+      const { packages } = require("./package-lock.json"); \
+      for (const [folder, { dev }] of Object.entries(packages)) if (dev) fs.rmSync(folder, { recursive: true, force: true })' \
+ && rm -rf node_modules/.[!.]* node_modules/package.json \
+ && find node_modules -type d -empty -delete \
+ && cp -L hack/node/node_modules/.bin/node /usr/local/bin/node
+
+FROM base AS server
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends e2fsprogs xfsprogs dosfstools btrfs-progs ntfs-3g \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
+COPY --from=modules /usr/local/bin/node /usr/local/bin/node
+WORKDIR /app
+COPY --from=modules /app/node_modules node_modules
+COPY LICENSE package.json ./
+COPY crds crds
+COPY server server
+# The user's id is a number, so that Kubernetes can see that it is not root.
+RUN install -d -o 10809 -g 10809 /exports
+USER 10809:10809
+VOLUME /exports
+ENV UV_THREADPOOL_SIZE=32
+EXPOSE 10809
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["node", "/app/server/main.ts"]
+CMD ["serve", "--dir", "/exports", "--size", "1G", "--listen", "0.0.0.0:10809"]
