@@ -1,9 +1,10 @@
 /** Makes the content of a new disk in a staging directory and looks at what came of it. */
 import { type BigIntStats, constants } from 'node:fs'
-import { type FileHandle, lstat, open, readlink, statfs } from 'node:fs/promises'
+import { lstat, readlink, statfs } from 'node:fs/promises'
 import { isAbsolute, join, resolve } from 'node:path'
 import { blockDeviceSize } from '../../linux/syscalls.ts'
-import { CreationAbortedError, CreationError, codeOf, DiskError } from './errors.ts'
+import { closeDescriptor, openDescriptor, statDescriptor, truncateDescriptor } from './descriptors.ts'
+import { CreationAbortedError, CreationError, codeOf, DiskError, SPACE_PROBLEMS } from './errors.ts'
 import { DISK_NAME, type PreparedRecipe } from './recipe.ts'
 import { runProgram } from './run.ts'
 
@@ -23,7 +24,7 @@ export type ContentKind = 'file' | 'link' | 'block device'
 
 /** An open file or block device. */
 export interface OpenContent {
-  readonly handle: FileHandle
+  readonly fd: number
   /** Bytes. */
   readonly size: number
   readonly blockDevice: boolean
@@ -41,16 +42,16 @@ export function foreignKind(stats: BigIntStats): string | undefined {
 }
 
 /** Size in bytes of an open file or block device. */
-export function sizeOf(handle: FileHandle, stats: BigIntStats): number {
-  return stats.isBlockDevice() ? blockDeviceSize(handle.fd) : Number(stats.size)
+export function sizeOf(fd: number, stats: BigIntStats): number {
+  return stats.isBlockDevice() ? blockDeviceSize(fd) : Number(stats.size)
 }
 
 async function makeSparseFile(path: string, size: number): Promise<void> {
-  const file = await open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
+  const fd = await openDescriptor(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
   try {
-    await file.truncate(size)
+    await truncateDescriptor(fd, size)
   } finally {
-    await file.close()
+    await closeDescriptor(fd)
   }
 }
 
@@ -76,20 +77,22 @@ export async function openContent(
   readOnly: boolean,
 ): Promise<OpenContent> {
   const path = join(directory, DISK_NAME)
-  const handle = await open(path, (readOnly ? O_RDONLY : O_RDWR) | O_NONBLOCK).catch((error: unknown) => {
-    if (codeOf(error) !== 'ENOENT') throw error
-    throw new CreationError('EIO', `${program} made a link that points to nothing`, { cause: error })
-  })
+  const fd = await openDescriptor(path, (readOnly ? O_RDONLY : O_RDWR) | O_NONBLOCK).catch(
+    (error: unknown) => {
+      if (codeOf(error) !== 'ENOENT') throw error
+      throw new CreationError('EIO', `${program} made a link that points to nothing`, { cause: error })
+    },
+  )
   try {
-    const stats = await handle.stat({ bigint: true })
+    const stats = await statDescriptor(fd, { bigint: true })
     const foreign = foreignKind(stats)
     if (foreign !== undefined)
       throw new CreationError('EIO', `${program} made a link to ${foreign}, which is no disk`)
-    const size = sizeOf(handle, stats)
+    const size = sizeOf(fd, stats)
     if (size === 0) throw new CreationError('EIO', `${program} made an empty disk`)
-    return { handle, size, blockDevice: stats.isBlockDevice(), stats }
+    return { fd, size, blockDevice: stats.isBlockDevice(), stats }
   } catch (error) {
-    await handle.close()
+    await closeDescriptor(fd)
     throw error
   }
 }
@@ -130,25 +133,24 @@ export async function checkLink(directory: string, stagingParent: string, progra
 /** Below so many free bytes a program that failed is taken to have failed for want of space. */
 const FULL = 65_536
 
-const SPACE: Readonly<Record<string, string>> = {
-  ENOSPC: 'No space left for a new disk',
-  EDQUOT: 'The quota leaves no space for a new disk',
-  EFBIG: 'The directory takes no file of this size',
-}
-
 async function isFull(directory: string): Promise<boolean> {
-  const { bavail, bsize } = await statfs(directory)
-  return bavail * bsize < FULL
+  try {
+    const { bavail, bsize } = await statfs(directory)
+    return bavail * bsize < FULL
+  } catch {
+    // What could not be made is the news, not that its directory has gone too.
+    return false
+  }
 }
 
 /**
- * Turns whatever went wrong while a disk was made in `directory`, which must still exist, into an error
+ * Turns whatever went wrong while a disk was made in `directory`, before it is removed, into an error
  * that says so, and that says first if there was no space: not every mkfs does.
  */
 export async function creationError(error: unknown, directory: string): Promise<DiskError> {
   if (error instanceof CreationAbortedError) return error
   const code = codeOf(error) ?? 'EIO'
-  const space = SPACE[code === 'EIO' && (await isFull(directory)) ? 'ENOSPC' : code]
+  const space = SPACE_PROBLEMS[code === 'EIO' && (await isFull(directory)) ? 'ENOSPC' : code]
   if (error instanceof DiskError) {
     return space === undefined
       ? error

@@ -6,6 +6,7 @@ import { link } from 'node:fs/promises'
 import { join } from 'node:path'
 import { renameNoReplace } from '../../linux/syscalls.ts'
 import { type ContentOrder, checkLink, creationError, makeContent, openContent } from './content.ts'
+import { closeDescriptor, syncDescriptor } from './descriptors.ts'
 import { CreationAbortedError, codeOf } from './errors.ts'
 import { DISK_NAME } from './recipe.ts'
 import { type Records, syncDirectory } from './records.ts'
@@ -64,11 +65,11 @@ async function publish(from: string, to: string): Promise<boolean> {
 }
 
 async function syncContent(staged: string, program: string): Promise<void> {
-  const { handle } = await openContent(staged, program, true)
+  const { fd } = await openContent(staged, program, true)
   try {
-    await handle.sync()
+    await syncDescriptor(fd)
   } finally {
-    await handle.close()
+    await closeDescriptor(fd)
   }
 }
 

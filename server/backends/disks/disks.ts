@@ -1,10 +1,10 @@
 /** The backend of disks that are files of a directory and are made when they are first asked for. */
-import type { FileHandle } from 'node:fs/promises'
 import { DEFAULT_NAME, type NameRules, parseExportName } from '../../../crds/export-name.ts'
 import { lockFile, unlockFile } from '../../linux/syscalls.ts'
 import { API_VERSION, type Backend, type OpenContext, type ProbeResult } from '../backend.ts'
 import { type FileDisk, fileDisk, fileOperations } from '../file/file-disk.ts'
 import type { OpenContent } from './content.ts'
+import { closeDescriptor } from './descriptors.ts'
 import type { DiskDirectory } from './directory.ts'
 import { CreationAbortedError, DiskError, DiskInUseError, NoSuchDiskError } from './errors.ts'
 import { openExisting } from './existing.ts'
@@ -40,7 +40,6 @@ export interface DisksConfig {
 /** One open file description with its lock, shared by all connections that use the disk in the same way. */
 interface SharedDisk {
   readonly key: string
-  readonly handle: FileHandle
   readonly disk: FileDisk
   users: number
 }
@@ -77,10 +76,10 @@ export function createDisksBackend(config: DisksConfig) {
       existing.users++
       return existing
     }
-    const { handle, blockDevice } = opened
-    if (!lockFile(handle.fd, readOnly ? 'read' : 'write')) return undefined
-    const disk = fileDisk(handle.fd, opened.size, { durable: true, readOnly, blockDevice })
-    const entry = { key, handle, disk, users: 1 }
+    const { fd, blockDevice } = opened
+    if (!lockFile(fd, readOnly ? 'read' : 'write')) return undefined
+    const disk = fileDisk(fd, opened.size, { durable: true, readOnly, blockDevice })
+    const entry = { key, disk, users: 1 }
     shared.set(key, entry)
     byDisk.set(disk, entry)
     return entry
@@ -98,7 +97,7 @@ export function createDisksBackend(config: DisksConfig) {
       if (entry === undefined) throw new DiskInUseError(fileName, await holderOf(fileName, opened))
       return entry.disk
     } finally {
-      if (entry?.handle !== opened.handle) await opened.handle.close()
+      if (entry?.disk.fd !== opened.fd) await closeDescriptor(opened.fd)
     }
   }
 
@@ -113,7 +112,7 @@ export function createDisksBackend(config: DisksConfig) {
       await directory.settled(fileName, signal)
       const opened = await openExisting(directory, fileName, readOnly)
       if (signal.aborted) {
-        await opened?.handle.close()
+        if (opened !== undefined) await closeDescriptor(opened.fd)
         throw new CreationAbortedError({ cause: signal.reason })
       }
       if (opened !== undefined) return await share(fileName, opened, readOnly)
@@ -127,7 +126,7 @@ export function createDisksBackend(config: DisksConfig) {
     const fileName = fileNameOf(exportName)
     const existing = await openExisting(directory, fileName, true)
     if (existing !== undefined) {
-      await existing.handle.close()
+      await closeDescriptor(existing.fd)
       return { size: existing.size }
     }
     if (!directory.creates) throw new NoSuchDiskError(fileName)
@@ -149,9 +148,9 @@ export function createDisksBackend(config: DisksConfig) {
     byDisk.delete(disk)
     try {
       // At once, so that the next client need not wait for the thread pool.
-      unlockFile(entry.handle.fd)
+      unlockFile(disk.fd)
     } finally {
-      await entry.handle.close()
+      await closeDescriptor(disk.fd)
     }
   }
 

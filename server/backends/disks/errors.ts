@@ -93,6 +93,13 @@ export class CreationAbortedError extends DiskError {
   }
 }
 
+/** What to say of the codes that mean that there is no room. */
+export const SPACE_PROBLEMS: Readonly<Record<string, string>> = {
+  ENOSPC: 'No space left for a new disk',
+  EDQUOT: 'The quota leaves no space for a new disk',
+  EFBIG: 'The directory takes no file of this size',
+}
+
 /** The `code` of a thrown value, if it has one. */
 export function codeOf(error: unknown): string | undefined {
   return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined

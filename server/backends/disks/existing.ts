@@ -1,9 +1,9 @@
 /** Finds and opens disks that exist, and nothing else that a directory may hold. */
 import { constants } from 'node:fs'
-import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { quote } from '../../../crds/quote.ts'
 import { foreignKind, type OpenContent, sizeOf } from './content.ts'
+import { closeDescriptor, openDescriptor, statDescriptor } from './descriptors.ts'
 import { codeOf, DiskError, NotADiskError } from './errors.ts'
 import { lookUp, type Records } from './records.ts'
 
@@ -53,11 +53,11 @@ async function openLocation(
   fileName: string,
   location: Location,
   readOnly: boolean,
-): Promise<FileHandle | undefined> {
+): Promise<number | undefined> {
   try {
     // The look before has told what it is, but may be out of date: no link is followed, no FIFO waited for.
     const flags = (readOnly ? O_RDONLY : O_RDWR) | O_NONBLOCK | (location.followed ? 0 : O_NOFOLLOW)
-    return await open(location.path, flags)
+    return await openDescriptor(location.path, flags)
   } catch (error) {
     const code = codeOf(error)
     if (code === 'ENOENT' && !location.followed) return undefined
@@ -78,15 +78,15 @@ export async function openExisting(
   readOnly: boolean,
 ): Promise<OpenContent | undefined> {
   const location = await locate(place, fileName)
-  const handle = location && (await openLocation(fileName, location, readOnly))
-  if (handle === undefined) return undefined
+  const fd = location && (await openLocation(fileName, location, readOnly))
+  if (fd === undefined) return undefined
   try {
-    const stats = await handle.stat({ bigint: true })
+    const stats = await statDescriptor(fd, { bigint: true })
     const foreign = foreignKind(stats)
     if (foreign !== undefined) throw new NotADiskError(fileName, `it is ${foreign}`)
-    return { handle, size: sizeOf(handle, stats), blockDevice: stats.isBlockDevice(), stats }
+    return { fd, size: sizeOf(fd, stats), blockDevice: stats.isBlockDevice(), stats }
   } catch (error) {
-    await handle.close()
+    await closeDescriptor(fd)
     throw error
   }
 }

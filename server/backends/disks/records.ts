@@ -4,10 +4,11 @@
  * number, and a link that replaces the disk is another inode.
  */
 import { type BigIntStats, constants } from 'node:fs'
-import { link, lstat, mkdir, open, readdir, unlink } from 'node:fs/promises'
+import { link, lstat, mkdir, readdir, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { lockFile } from '../../linux/syscalls.ts'
+import { closeDescriptor, openDescriptor, syncDescriptor } from './descriptors.ts'
 import { codeOf, DirectoryError } from './errors.ts'
 
 const { O_CREAT, O_DIRECTORY, O_NOFOLLOW, O_RDONLY, O_RDWR } = constants
@@ -17,11 +18,11 @@ const LOCK_PATIENCE_MS = 10_000
 
 /** Makes the entries of a directory durable. */
 export async function syncDirectory(path: string): Promise<void> {
-  const directory = await open(path, O_RDONLY | O_DIRECTORY)
+  const fd = await openDescriptor(path, O_RDONLY | O_DIRECTORY)
   try {
-    await directory.sync()
+    await syncDescriptor(fd)
   } finally {
-    await directory.close()
+    await closeDescriptor(fd)
   }
 }
 
@@ -97,9 +98,9 @@ export class Records {
 
   async #exclusively<Result>(work: () => Promise<Result>): Promise<Result> {
     await mkdir(this.#links, { mode: 0o700, recursive: true })
-    const lock = await open(join(this.#hidden, 'links.lock'), O_RDWR | O_CREAT | O_NOFOLLOW, 0o600)
+    const lock = await openDescriptor(join(this.#hidden, 'links.lock'), O_RDWR | O_CREAT | O_NOFOLLOW, 0o600)
     try {
-      for (let waited = 0; !lockFile(lock.fd, 'write'); waited += LOCK_RETRY_MS) {
+      for (let waited = 0; !lockFile(lock, 'write'); waited += LOCK_RETRY_MS) {
         if (waited >= LOCK_PATIENCE_MS) {
           throw new DirectoryError(
             'EAGAIN',
@@ -110,7 +111,7 @@ export class Records {
       }
       return await work()
     } finally {
-      await lock.close()
+      await closeDescriptor(lock)
     }
   }
 }

@@ -5,10 +5,11 @@
  */
 import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
-import { type FileHandle, lstat, mkdir, open, realpath, rm, unlink } from 'node:fs/promises'
+import { lstat, mkdir, realpath, rm, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { lockFile } from '../../linux/syscalls.ts'
-import { codeOf, DirectoryError, toError } from './errors.ts'
+import { closeDescriptor, openDescriptor, statDescriptor } from './descriptors.ts'
+import { codeOf, DirectoryError, SPACE_PROBLEMS, toError } from './errors.ts'
 import { removeTree } from './remove-tree.ts'
 import { Slots } from './slots.ts'
 import { LOCK_SUFFIX, stagingName, sweep } from './sweep.ts'
@@ -40,25 +41,26 @@ export interface Staging {
 
 interface Registration {
   readonly path: string
-  readonly lock: FileHandle
+  /** Descriptor of the lock file. */
+  readonly lock: number
   readonly inode: bigint
 }
 
 async function tryRegister(parent: string): Promise<Registration | undefined> {
   const path = join(parent, stagingName(randomBytes(16)))
   const lockPath = path + LOCK_SUFFIX
-  const lock = await open(lockPath, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_NONBLOCK, 0o600)
+  const lock = await openDescriptor(lockPath, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_NONBLOCK, 0o600)
   try {
     // A sweeping server may have locked and removed the file before it was locked here.
-    if (lockFile(lock.fd, 'write') && (await lock.stat()).nlink > 0) {
+    if (lockFile(lock, 'write') && (await statDescriptor(lock)).nlink > 0) {
       await mkdir(path, { mode: 0o700 })
       return { path, lock, inode: (await lstat(path, { bigint: true })).ino }
     }
   } catch (error) {
-    await unlink(lockPath).finally(() => lock.close())
+    await unlink(lockPath).finally(() => closeDescriptor(lock))
     throw error
   }
-  await lock.close()
+  await closeDescriptor(lock)
   return undefined
 }
 
@@ -88,7 +90,7 @@ export async function openStaging(parentPath: string, options: StagingOptions = 
     if (found?.ino !== registration.inode || !found.isDirectory()) {
       const lost = registration
       registration = await register(parent)
-      await lost.lock.close()
+      await closeDescriptor(lost.lock)
     }
     return registration.path
   }
@@ -98,9 +100,15 @@ export async function openStaging(parentPath: string, options: StagingOptions = 
     checking ??= ownPath().finally(() => {
       checking = undefined
     })
-    const path = join(await checking, String(count++))
-    await mkdir(path, { mode: 0o700 })
-    return path
+    try {
+      const path = join(await checking, String(count++))
+      await mkdir(path, { mode: 0o700 })
+      return path
+    } catch (error) {
+      const code = codeOf(error) ?? 'EIO'
+      const problem = SPACE_PROBLEMS[code] ?? `No disk can be made: its directory fails with ${code}`
+      throw new DirectoryError(code, problem, { cause: error })
+    }
   }
 
   return {
@@ -125,7 +133,7 @@ export async function openStaging(parentPath: string, options: StagingOptions = 
         await removeTree(path)
         await rm(path + LOCK_SUFFIX, { force: true })
       } finally {
-        await lock.close()
+        await closeDescriptor(lock)
       }
     },
   }

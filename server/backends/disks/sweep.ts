@@ -7,9 +7,10 @@
  * same file then finds it without a link and takes another name.
  */
 import { constants } from 'node:fs'
-import { type FileHandle, lstat, open, readdir, unlink } from 'node:fs/promises'
+import { lstat, readdir, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { lockFile } from '../../linux/syscalls.ts'
+import { closeDescriptor, openDescriptor } from './descriptors.ts'
 import { codeOf, toError } from './errors.ts'
 import { removeTree } from './remove-tree.ts'
 
@@ -24,9 +25,9 @@ export const LOCK_SUFFIX = '.lock'
 const { O_NOFOLLOW, O_NONBLOCK, O_RDWR } = constants
 
 /** Undefined if it is not there (any more). */
-async function openLock(path: string): Promise<FileHandle | undefined> {
+async function openLock(path: string): Promise<number | undefined> {
   try {
-    return await open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK)
+    return await openDescriptor(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK)
   } catch (error) {
     if (codeOf(error) === 'ENOENT') return undefined
     throw error
@@ -49,14 +50,14 @@ async function sweepOne(path: string): Promise<void> {
   if (!(await isOwn(path)) || !(await isOwn(lockPath))) return
   const lock = await openLock(lockPath)
   try {
-    if (lock !== undefined && !lockFile(lock.fd, 'write')) return
+    if (lock !== undefined && !lockFile(lock, 'write')) return
     await removeTree(path)
     if (lock === undefined) return
     await unlink(lockPath).catch((error: unknown) => {
       if (codeOf(error) !== 'ENOENT') throw error
     })
   } finally {
-    await lock?.close()
+    if (lock !== undefined) await closeDescriptor(lock)
   }
 }
 

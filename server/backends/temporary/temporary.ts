@@ -1,7 +1,7 @@
 /** The backend of disks that last as long as a connection. */
-import type { FileHandle } from 'node:fs/promises'
 import { API_VERSION, type Backend, type OpenContext } from '../backend.ts'
 import { creationError, makeContent, openContent } from '../disks/content.ts'
+import { closeDescriptor } from '../disks/descriptors.ts'
 import { DEFAULT_COMMAND_TIMEOUT_MS } from '../disks/disks.ts'
 import { CreationAbortedError, codeOf, DirectoryError } from '../disks/errors.ts'
 import { checkSize, type PreparedRecipe } from '../disks/recipe.ts'
@@ -52,7 +52,7 @@ export async function openTemporaryArea(
 export function createTemporaryBackend(config: TemporaryConfig) {
   const { area, recipe, size, commandTimeoutMs = DEFAULT_COMMAND_TIMEOUT_MS } = config
   checkSize(recipe, size)
-  const handles = new Map<FileDisk, FileHandle>()
+  const disks = new Set<FileDisk>()
 
   async function open(_name: string, { readOnly, requestedSize, signal }: OpenContext): Promise<FileDisk> {
     const order = { recipe, size: requestedSize ?? size, timeoutMs: commandTimeoutMs }
@@ -65,12 +65,12 @@ export function createTemporaryBackend(config: TemporaryConfig) {
       }
     })
     if (signal.aborted) {
-      await opened.handle.close()
+      await closeDescriptor(opened.fd)
       throw new CreationAbortedError({ cause: signal.reason })
     }
-    const { handle, blockDevice } = opened
-    const disk = fileDisk(handle.fd, opened.size, { durable: false, readOnly, blockDevice })
-    handles.set(disk, handle)
+    const { fd, blockDevice } = opened
+    const disk = fileDisk(fd, opened.size, { durable: false, readOnly, blockDevice })
+    disks.add(disk)
     return disk
   }
 
@@ -81,9 +81,7 @@ export function createTemporaryBackend(config: TemporaryConfig) {
     probe: (_name, requestedSize) => (recipe.fillsFile ? { size: requestedSize ?? size } : undefined),
     listExports: () => [''],
     async close(disk) {
-      const handle = handles.get(disk)
-      handles.delete(disk)
-      await handle?.close()
+      if (disks.delete(disk)) await closeDescriptor(disk.fd)
     },
     canWrite: disk => !disk.readOnly,
   } satisfies Backend<FileDisk>
