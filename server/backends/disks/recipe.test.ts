@@ -154,6 +154,6 @@ test('Every path and value reaches the command unchanged, and only as a variable
       expect(readFileSync(out, 'utf8')).toBe(expected.map(value => `${value}\0`).join(''))
       expect(readFileSync(`${out}.env`, 'utf8')).not.toMatch(/^(disk|size|v_\w*)=/m)
     }),
-    { numRuns: 150 },
+    { numRuns: 80 },
   )
 })
