@@ -6,7 +6,7 @@ import { printable } from './cli/printable.ts'
 import { serve } from './cli/serve.ts'
 
 /** Commands of the program. */
-const COMMANDS: Readonly<Record<string, (argv: readonly string[]) => Promise<void>>> = { serve }
+const COMMANDS: ReadonlyMap<string, (argv: readonly string[]) => Promise<void>> = new Map([['serve', serve]])
 
 async function run(argv: readonly string[]): Promise<void> {
   const text = requestedText(argv)
@@ -15,7 +15,7 @@ async function run(argv: readonly string[]): Promise<void> {
     return
   }
   const [name, ...rest] = argv
-  const command = name === undefined ? undefined : COMMANDS[name]
+  const command = COMMANDS.get(name ?? '')
   if (command === undefined) {
     throw new UsageError(
       `${name === undefined ? 'A command is missing' : `There is no command ${name}`}. Try ondemand-disk --help.`,

@@ -49,7 +49,7 @@ const MAX_LISTED = 10_000
 
 /** Are these the same terms to somebody who negotiated on the first? */
 function sameTerms(open: Export, now: Export): boolean {
-  return open.readOnly === now.readOnly && open.temporary === now.temporary
+  return open.backend === now.backend && open.readOnly === now.readOnly && open.temporary === now.temporary
 }
 
 function isAdmitted(access: AccessRules | undefined, peer: Peer): boolean {

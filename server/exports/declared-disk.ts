@@ -1,0 +1,173 @@
+/** One disk that a manifest declares: made when it is missing, grown when it is too small, served on its manifest's terms. */
+import { isDeepStrictEqual } from 'node:util'
+import { compileAccessRules } from '../../crds/access-rules.ts'
+import type { OnDemandDisk, OnDemandDiskSpec } from '../../crds/ondemanddisk.ts'
+import type { FilledBackend } from '../backends/backend.ts'
+import type { DiskDirectory } from '../backends/disks/directory.ts'
+import { createDisksBackend } from '../backends/disks/disks.ts'
+import { growDisk } from '../backends/disks/grow.ts'
+import { prepareRecipe, type Recipe } from '../backends/disks/recipe.ts'
+import { lookUp } from '../backends/disks/records.ts'
+import type { Staging } from '../backends/disks/staging.ts'
+import { createTemporaryBackend } from '../backends/temporary/temporary.ts'
+import type { Export } from './export.ts'
+
+type LogLine = (fields: Readonly<Record<string, unknown>>, message: string) => void
+
+/** What declared disks are made with. */
+export interface DeclaredOptions {
+  readonly directory: DiskDirectory
+  /** Where temporary disks are made. */
+  readonly area: Staging
+  /** All disks are read-only, whatever their manifests say. */
+  readonly readOnly: boolean
+  readonly commandTimeoutMs: number
+  readonly log: { readonly error: LogLine; readonly info: LogLine }
+}
+
+function recipeOf({ filesystem, command, variables }: OnDemandDiskSpec): Recipe {
+  if (command !== undefined) return { command, ...(variables !== undefined && { variables }) }
+  const { type, label, mkfsOptions } = filesystem ?? { type: 'ext4' }
+  return { type, ...(label !== undefined && { label }), ...(mkfsOptions !== undefined && { mkfsOptions }) }
+}
+
+/** Are these made in the same way? All other fields are terms of the export, which hold at once. */
+function areMadeAlike(one: OnDemandDiskSpec | undefined, other: OnDemandDiskSpec): boolean {
+  if (one === undefined) return false
+  const keys = ['mode', 'size', 'filesystem', 'command', 'variables'] as const
+  return keys.every(key => isDeepStrictEqual(one[key], other[key]))
+}
+
+/** What this server cannot do, though the object is valid. */
+function unsupported({ upstream, access }: OnDemandDiskSpec): string | undefined {
+  if (upstream !== undefined) return 'spec.upstream: this server does not forward.'
+  const { allow, deny } = compileAccessRules(access)
+  const rule = [...allow, ...deny].find(({ needsTls }) => needsTls)
+  return rule && `spec.access.${rule.field}: ${rule.text} needs TLS, which this server does not speak.`
+}
+
+/** The object's UID, which no user chooses and no other disk ever has, or else the export's name. */
+const fileNameOf = ({ metadata, spec }: OnDemandDisk) => metadata.uid ?? spec.exportName
+
+export class DeclaredDisk {
+  readonly name: string
+  readonly #options: DeclaredOptions
+  readonly #fileName: string
+  readonly #stopping = new AbortController()
+  #spec: OnDemandDiskSpec | undefined
+  #backend: FilledBackend | undefined
+  #manifestProblem: string | undefined
+  #ownProblem: string | undefined = 'The disk is being prepared; try again.'
+  /** Preparations, one after the other. */
+  #work: Promise<void> = Promise.resolve()
+
+  constructor(disk: OnDemandDisk, options: DeclaredOptions) {
+    this.name = disk.spec.exportName
+    this.#fileName = fileNameOf(disk)
+    this.#options = options
+  }
+
+  /** Does this object stand for the same disk? One that was deleted and made anew under its old name does not. */
+  isOf(disk: OnDemandDisk): boolean {
+    return this.name === disk.spec.exportName && this.#fileName === fileNameOf(disk)
+  }
+
+  /** Why new clients are refused; undefined if they are not. */
+  get problem(): string | undefined {
+    return this.#manifestProblem ?? this.#ownProblem
+  }
+
+  /** The export on its last good terms. */
+  get served(): Export | undefined {
+    const [spec, backend] = [this.#spec, this.#backend]
+    if (spec === undefined || backend === undefined) return undefined
+    return {
+      name: this.name,
+      backend,
+      readOnly: this.#options.readOnly || spec.readOnly,
+      temporary: spec.mode === 'Temporary',
+      connections: spec.access.connections,
+      access: compileAccessRules(spec.access),
+      requestedSize: undefined,
+    }
+  }
+
+  /** Takes the manifest's state. Terms hold at once; making and growing go on in the background. */
+  update({ spec }: OnDemandDisk, manifestProblem: string | undefined): void {
+    this.#manifestProblem = manifestProblem
+    const problem = unsupported(spec)
+    if (problem !== undefined) {
+      this.#manifestProblem ??= problem
+      return
+    }
+    const isPrepared = areMadeAlike(this.#spec, spec)
+    this.#spec = spec
+    if (!isPrepared) this.#work = this.#work.then(() => this.#prepare(spec))
+  }
+
+  /** Waits until nothing is being made or grown. */
+  settled(): Promise<void> {
+    return this.#work
+  }
+
+  /** Calls off what is being made or grown. */
+  async close(): Promise<void> {
+    this.#stopping.abort()
+    await this.#work
+  }
+
+  async #prepare(spec: OnDemandDiskSpec): Promise<void> {
+    try {
+      if (spec.mode === 'Temporary' || !(await this.#exists())) await this.#make(spec)
+      else await this.#grow(spec)
+      this.#ownProblem = undefined
+    } catch (error) {
+      if (this.#stopping.signal.aborted) return
+      const reason = error instanceof Error ? error.message : String(error)
+      this.#ownProblem = this.#backend === undefined || codeOf(error) === 'EINVAL' ? reason : undefined
+      this.#options.log.error({ export: this.name, reason }, 'Declared disk is not ready')
+    }
+  }
+
+  async #exists(): Promise<boolean> {
+    return (await lookUp(`${this.#options.directory.path}/${this.#fileName}`)) !== undefined
+  }
+
+  async #make(spec: OnDemandDiskSpec): Promise<void> {
+    const { directory, commandTimeoutMs: timeoutMs, log } = this.#options
+    const recipe = await prepareRecipe(recipeOf(spec))
+    this.#backend = this.#createBackend(spec, recipe)
+    // From here on a client may make it as well: both then wait for the same creation.
+    this.#ownProblem = undefined
+    if (spec.mode === 'Temporary' || !directory.creates) return
+    const size = spec.size ?? 0
+    await directory.create(this.#fileName, { recipe, size, timeoutMs }, this.#stopping.signal)
+    log.info({ export: this.name, size }, 'Disk made')
+  }
+
+  #createBackend(spec: OnDemandDiskSpec, recipe: Awaited<ReturnType<typeof prepareRecipe>>): FilledBackend {
+    const { directory, area, commandTimeoutMs } = this.#options
+    const common = { recipe, size: spec.size ?? 0, commandTimeoutMs }
+    const backend =
+      spec.mode === 'Temporary'
+        ? createTemporaryBackend({ area, ...common })
+        : createDisksBackend({ directory, fileName: () => this.#fileName, ...common })
+    return backend as FilledBackend
+  }
+
+  /** The backend stays the same, so that connections of before and after share one descriptor and its lock. */
+  async #grow(spec: OnDemandDiskSpec): Promise<void> {
+    const { directory, commandTimeoutMs: timeoutMs, log } = this.#options
+    this.#backend ??= this.#createBackend(spec, await prepareRecipe(recipeOf(spec)))
+    // What a command made has whatever size the command gave it.
+    if (spec.command !== undefined || spec.size === undefined) return
+    const order = { size: spec.size, type: spec.filesystem?.type, timeoutMs, signal: this.#stopping.signal }
+    const growth = await growDisk(directory, this.#fileName, order)
+    if (growth === 'none') return
+    log.info({ export: this.name, size: spec.size, filesystem: growth === 'filesystem' }, 'Disk grown')
+  }
+}
+
+function codeOf(error: unknown): unknown {
+  return (error as { code?: unknown } | null)?.code
+}
