@@ -142,8 +142,8 @@ export interface ServerProcess extends AsyncDisposable {
   uri(disk: string): string
   /** All that it wrote so far: JSON lines. */
   log(): string
-  /** Ends it as a service manager does, by SIGTERM, and returns its exit status. */
-  stop(): Promise<number>
+  /** Asks it to end, by default as a service manager does, and returns its exit status. */
+  stop(signal?: 'SIGTERM' | 'SIGINT'): Promise<number>
   /** Ends it by SIGKILL, as a crash does, and returns once it is gone. */
   kill(): Promise<void>
 }
@@ -154,6 +154,8 @@ export interface ServerOptions {
   readonly env?: Readonly<Record<string, string>>
   /** The script to start (`hack/ondemand-disk` with `serve`). */
   readonly command?: readonly [program: string, ...args: string[]]
+  /** Milliseconds until it must listen (30,000). */
+  readonly limit?: number
 }
 
 /**
@@ -188,7 +190,7 @@ export async function startServer(
   collect(child, 'stdout', take)
   collect(child, 'stderr', take)
   const ended = ending(child).finally(() => file?.end())
-  const tooLate = AbortSignal.timeout(START_LIMIT)
+  const tooLate = AbortSignal.timeout(options.limit ?? START_LIMIT)
   const uri = await Promise.race([
     ready,
     ended.then(({ status, signal }) => {
@@ -212,8 +214,8 @@ export async function startServer(
     uri: disk => `${uri.replace(/\/$/, '')}/${disk}`,
     log: () => text,
     kill,
-    async stop() {
-      child.kill('SIGTERM')
+    async stop(signal = 'SIGTERM') {
+      child.kill(signal)
       const timer = setTimeout(() => child.kill('SIGKILL'), STOP_LIMIT)
       const { status } = await ended
       clearTimeout(timer)

@@ -23,7 +23,7 @@ function advice(address: AddressInfo | string): string {
       ? `nbd-client -N alice -unix ${address} /dev/nbd0`
       : `nbd-client -N alice ${reachableHost(address).replace(/[[\]]/g, '')} ${address.port} /dev/nbd0`
   return `
-Ready: ${diskUri(address, '')}
+Ready: ${diskUri(address, '').replace(/\/$/, '')}
 
 Every name is a disk, made when it is first asked for. Try in another terminal:
   nbdinfo ${uri}

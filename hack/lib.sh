@@ -96,7 +96,8 @@ npm_installed() {
   [[ -e $1/node_modules/.installed && $(<"$1/node_modules/.installed") == "$(sha256sum <"$1/package-lock.json")" ]]
 }
 
-# npm_ci DIR WHAT: no install scripts are run; every dependency comes ready to use.
+# npm_ci DIR WHAT: no install scripts are run; every dependency comes ready to use. What npm has in its cache is
+# what the lock file's checksums name, so the registry need not be asked.
 npm_ci() {
   local dir=$1 what=$2 log=$root/.cache/npm.log version
   command -v npm >/dev/null || die 'No npm found. Install Node.js 20 or newer with npm, then run this again.'
@@ -106,8 +107,9 @@ npm_ci() {
   fi
   say "Installing $what"
   mkdir -p "$root/.cache" || die "Cannot write to $root. Run this as the user who owns it."
-  if ! npm ci --prefix "$dir" --ignore-scripts >"$log" 2>&1; then
-    tail -n 20 "$log" >&2
+  if ! npm ci --prefix "$dir" --ignore-scripts --prefer-offline >"$log" 2>&1; then
+    # What went wrong comes first; help, and where npm keeps its own log, come last.
+    grep -iE '^npm err' "$log" | head -n 15 >&2 || tail -n 15 "$log" >&2
     die "npm could not install $what: see above, and check the network (all of it: $log)."
   fi
 }

@@ -5,7 +5,19 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 
 /** What the scripts may count on everywhere. */
-const ESSENTIAL = ['bash', 'cat', 'chmod', 'dirname', 'env', 'flock', 'grep', 'mkdir', 'rm', 'sha256sum']
+const ESSENTIAL = [
+  'bash',
+  'cat',
+  'chmod',
+  'dirname',
+  'env',
+  'flock',
+  'grep',
+  'head',
+  'mkdir',
+  'rm',
+  'sha256sum',
+]
 const MORE = ['sleep', 'tail', 'uname']
 
 const isRoot = process.getuid?.() === 0
