@@ -75,23 +75,25 @@ async function syncContent(staged: string, program: string): Promise<void> {
 
 /**
  * Makes the disk `fileName`. Returns false, and drops what it made, if something of that name exists when
- * it is ready: another server was faster. Waits for its turn with the staging area; `onBegin` is called
- * when that has come. Throws CreationError, CreationAbortedError, DirectoryError; then nothing is left,
- * except where the last sync of the directory failed: then the disk exists and is whole.
+ * it is ready: another server was faster. Waits for its turn with the staging area, and calls `onBegin`
+ * when that has come; aborting `interest` calls it off.
+ *
+ * Throws CreationError, CreationAbortedError, DirectoryError; then nothing is left, except where the last
+ * sync of the directory failed: then the disk exists and is whole.
  */
 export async function createDisk(
   { directory, hidden, staging, records, onStep }: Workshop,
   fileName: string,
   order: ContentOrder,
-  signal: AbortSignal,
+  interest: AbortSignal,
   onBegin?: () => void,
 ): Promise<boolean> {
   const { program } = order.recipe
-  const reached = async (step: CreationStep) => {
-    await onStep?.(step)
-    if (signal.aborted) throw new CreationAbortedError({ cause: signal.reason })
-  }
-  const made = await staging.use(signal, async staged => {
+  const made = await staging.use(interest, async (staged, signal) => {
+    const reached = async (step: CreationStep) => {
+      await onStep?.(step)
+      if (signal.aborted) throw new CreationAbortedError({ cause: signal.reason })
+    }
     onBegin?.()
     try {
       await reached('staged')

@@ -2,6 +2,7 @@
 import { constants } from 'node:fs'
 import { access } from 'node:fs/promises'
 import { delimiter, isAbsolute, join } from 'node:path'
+import { labelProblem } from '../../../crds/filesystem-label.ts'
 import { quote } from '../../../crds/quote.ts'
 import { RecipeError } from './errors.ts'
 
@@ -39,13 +40,11 @@ interface Family {
   /** Do not ask, do not chat, take a plain file. */
   readonly flags: readonly string[]
   readonly labelOption: string
-  readonly labelLimit: number
-  readonly labelUnit: 'bytes' | 'UTF-16 units' | 'ASCII characters'
 }
 
-const EXT: Family = { flags: ['-F', '-q'], labelOption: '-L', labelLimit: 16, labelUnit: 'bytes' }
-const FAT: Family = { flags: [], labelOption: '-n', labelLimit: 11, labelUnit: 'ASCII characters' }
-const OTHER: Family = { flags: [], labelOption: '-L', labelLimit: 255, labelUnit: 'bytes' }
+const EXT: Family = { flags: ['-F', '-q'], labelOption: '-L' }
+const FAT: Family = { flags: [], labelOption: '-n' }
+const OTHER: Family = { flags: [], labelOption: '-L' }
 
 const FAMILIES: ReadonlyMap<string, Family> = new Map([
   ['ext2', EXT],
@@ -54,14 +53,13 @@ const FAMILIES: ReadonlyMap<string, Family> = new Map([
   ['fat', FAT],
   ['vfat', FAT],
   ['msdos', FAT],
-  ['exfat', { flags: [], labelOption: '-L', labelLimit: 11, labelUnit: 'UTF-16 units' }],
-  ['ntfs', { flags: ['-Q', '-F', '-q'], labelOption: '-L', labelLimit: 128, labelUnit: 'UTF-16 units' }],
-  ['xfs', { flags: ['-f', '-q'], labelOption: '-L', labelLimit: 12, labelUnit: 'bytes' }],
-  ['btrfs', { flags: ['-f', '-q'], labelOption: '-L', labelLimit: 255, labelUnit: 'bytes' }],
-  ['f2fs', { flags: ['-f', '-q'], labelOption: '-l', labelLimit: 512, labelUnit: 'UTF-16 units' }],
-  ['jfs', { flags: ['-q'], labelOption: '-L', labelLimit: 16, labelUnit: 'bytes' }],
-  ['nilfs2', { flags: ['-f', '-q'], labelOption: '-L', labelLimit: 80, labelUnit: 'bytes' }],
-  ['reiserfs', { flags: ['-f', '-f', '-q'], labelOption: '-l', labelLimit: 16, labelUnit: 'bytes' }],
+  ['ntfs', { flags: ['-Q', '-F', '-q'], labelOption: '-L' }],
+  ['xfs', { flags: ['-f', '-q'], labelOption: '-L' }],
+  ['btrfs', { flags: ['-f', '-q'], labelOption: '-L' }],
+  ['f2fs', { flags: ['-f', '-q'], labelOption: '-l' }],
+  ['jfs', { flags: ['-q'], labelOption: '-L' }],
+  ['nilfs2', { flags: ['-f', '-q'], labelOption: '-L' }],
+  ['reiserfs', { flags: ['-f', '-f', '-q'], labelOption: '-l' }],
 ])
 
 const TYPE = /^[a-z0-9][a-z0-9_+-]{0,31}$/i
@@ -76,10 +74,6 @@ function familyOf(type: string): Family {
   return FAMILIES.get(type) ?? OTHER
 }
 
-function labelLength(label: string, unit: Family['labelUnit']): number {
-  return unit === 'bytes' ? Buffer.byteLength(label) : label.length
-}
-
 function checkFilesystem({ type, label = '', mkfsOptions = [] }: FilesystemRecipe): void {
   if (!TYPE.test(type)) {
     throw new RecipeError(
@@ -87,22 +81,16 @@ function checkFilesystem({ type, label = '', mkfsOptions = [] }: FilesystemRecip
       `${quote(type)} is not a file system type such as ext4, xfs, vfat, btrfs or ntfs`,
     )
   }
-  const { labelLimit, labelUnit } = familyOf(type)
   if (CONTROL.test(label)) throw new RecipeError('label', `${quote(label)} contains a control character`)
   // mkfs.fat would have to convert other characters to the DOS code page of a locale that servers lack.
-  if (labelUnit === 'ASCII characters' && /[^ -~]/.test(label)) {
+  if (familyOf(type) === FAT && /[^ -~]/.test(label)) {
     throw new RecipeError(
       'label',
       `${quote(label)} contains other characters than ASCII, which ${type} cannot keep`,
     )
   }
-  const length = labelLength(label, labelUnit)
-  if (length > labelLimit) {
-    throw new RecipeError(
-      'label',
-      `${quote(label)} has ${length} ${labelUnit}; ${type} keeps at most ${labelLimit}`,
-    )
-  }
+  const problem = labelProblem(type, label)
+  if (problem !== undefined) throw new RecipeError('label', problem)
   if (mkfsOptions.length > MAX_MKFS_OPTIONS) {
     throw new RecipeError(
       'mkfs-options',

@@ -27,15 +27,19 @@ export interface StagingOptions {
   readonly maxAtOnce?: number
 }
 
+/** What is done in a staging directory. */
+export type StagedWork<Result> = (directory: string, signal: AbortSignal) => Promise<Result>
+
 /** A place to make disks in. */
 export interface Staging {
   /**
    * Gives `work` an empty private directory, and removes it with all its content when the work is over,
    * however it ends. At most `maxAtOnce` run at once, the others wait in their order until `signal` calls
-   * them off. Throws what `work` throws, CreationAbortedError, DirectoryError.
+   * them off. The work gets a signal too, which `signal` and `close` abort. Throws what `work` throws,
+   * CreationAbortedError, DirectoryError.
    */
-  use<Result>(signal: AbortSignal, work: (directory: string) => Promise<Result>): Promise<Result>
-  /** Gives the place up; no work may be under way. */
+  use<Result>(signal: AbortSignal, work: StagedWork<Result>): Promise<Result>
+  /** Calls off all work, waits for its end, and gives the place up. */
   close(): Promise<void>
 }
 
@@ -111,23 +115,39 @@ export async function openStaging(parentPath: string, options: StagingOptions = 
     }
   }
 
+  const closing = new AbortController()
+  const underWay = new Set<Promise<unknown>>()
+
+  async function run<Result>(signal: AbortSignal, work: StagedWork<Result>): Promise<Result> {
+    const release = await slots.acquire(signal)
+    try {
+      const path = await makeDirectory()
+      try {
+        return await work(path, signal)
+      } finally {
+        await removeTree(path).catch((error: unknown) => {
+          onProblem?.(toError(error))
+        })
+      }
+    } finally {
+      release()
+    }
+  }
+
   return {
     async use(signal, work) {
-      const release = await slots.acquire(signal)
+      const result = run(AbortSignal.any([signal, closing.signal]), work)
+      underWay.add(result)
       try {
-        const path = await makeDirectory()
-        try {
-          return await work(path)
-        } finally {
-          await removeTree(path).catch((error: unknown) => {
-            onProblem?.(toError(error))
-          })
-        }
+        return await result
       } finally {
-        release()
+        underWay.delete(result)
       }
     },
     async close() {
+      if (closing.signal.aborted) return
+      closing.abort()
+      await Promise.allSettled(underWay)
       const { path, lock } = registration
       try {
         await removeTree(path)

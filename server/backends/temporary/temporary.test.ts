@@ -165,6 +165,16 @@ describe('A temporary disk that cannot be made leaves nothing', () => {
     expect(leftIn(path)).toEqual([])
   })
 
+  test('because the server stops, which ends the command', async () => {
+    const { path, area, backend } = await setUp({ command: 'echo > "$disk"; sleep 60' })
+    const outcome = expect(backend.open('', context())).rejects.toMatchObject({ code: 'ECANCELED' })
+    await vi.waitFor(() => expect(leftIn(path).some(name => name.endsWith('/disk'))).toBe(true))
+    await area.close()
+    await outcome
+    expect(readdirSync(path)).toEqual([])
+    await expect(backend.open('', context())).rejects.toMatchObject({ code: 'ECANCELED' })
+  })
+
   test('because the server is killed in the middle: the next one sweeps', async () => {
     const path = makeDirectory()
     const order = { path, command: 'echo > "$disk"; kill -9 $PPID; sleep 0.2' }

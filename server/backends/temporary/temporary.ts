@@ -56,9 +56,9 @@ export function createTemporaryBackend(config: TemporaryConfig) {
 
   async function open(_name: string, { readOnly, requestedSize, signal }: OpenContext): Promise<FileDisk> {
     const order = { recipe, size: requestedSize ?? size, timeoutMs: commandTimeoutMs }
-    const opened = await area.use(signal, async directory => {
+    const opened = await area.use(signal, async (directory, interest) => {
       try {
-        await makeContent(directory, order, signal)
+        await makeContent(directory, order, interest)
         return await openContent(directory, recipe.program, readOnly)
       } catch (error) {
         throw await creationError(error, directory)
