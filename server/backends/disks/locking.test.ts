@@ -1,7 +1,8 @@
 import { spawn } from 'node:child_process'
-import { linkSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { closeSync, linkSync, openSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
+import { lockFile } from '../../linux/syscalls.ts'
 import { openDiskDirectory } from './directory.ts'
 import { createDisksBackend } from './disks.ts'
 import { findLockHolder } from './lock-holder.ts'
@@ -72,6 +73,17 @@ test('A disk that is held here is refused elsewhere until its last user has clos
   await expect(elsewhere.open('alice', WRITE)).rejects.toMatchObject({ code: 'EBUSY' })
   const closing = backend.close(other)
   await elsewhere.close(await elsewhere.open('alice', WRITE))
+  await closing
+})
+
+test('The lock is free as soon as the last user begins to close', async () => {
+  const { path, backend } = await setUp()
+  const disk = await backend.open('alice', WRITE)
+  const fd = openSync(join(path, 'alice'), 'r+')
+  onTestFinished(() => closeSync(fd))
+  expect(lockFile(fd, 'write')).toBe(false)
+  const closing = backend.close(disk)
+  expect(lockFile(fd, 'write')).toBe(true)
   await closing
 })
 

@@ -42,21 +42,47 @@ describe('The wait for a disk', () => {
     expect(openFilesIn(path)).toHaveLength(2)
   })
 
-  test('is dropped from the queue if all have gone, and begins anew for who comes back', async () => {
+  test('is dropped from the queue if all have gone, and begins anew for whoever comes back', async () => {
     const gate = join(makeDirectory(), 'gate')
     const { path, backend, problems } = await setUp({ recipe: slowly(gate), maxAtOnce: 1 })
     const blocker = backend.open('blocker', context())
     await begun(gate)
     const controller = new AbortController()
-    const queued = backend.open('alice', context({ signal: controller.signal }))
+    const names = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h']
+    const queued = names.map(name => backend.open(name, context({ signal: controller.signal })))
+    const dropped = backend.open('dropped', context({ signal: controller.signal }))
     await new Promise(resolve => setTimeout(resolve, 20))
     controller.abort()
-    await expect(queued).rejects.toMatchObject({ code: 'ECANCELED' })
-    const again = backend.open('bob', context())
+    // At any moment while the old wait is being taken down.
+    const again = names.map(async (name, ticks) => {
+      for (let tick = 0; tick < ticks; tick++) await Promise.resolve()
+      return await backend.open(name, context())
+    })
+    for (const wait of [...queued, dropped]) await expect(wait).rejects.toMatchObject({ code: 'ECANCELED' })
     writeFileSync(gate, '')
-    await Promise.all([blocker, again])
-    expect(contents(path)).toEqual({ disks: ['blocker', 'bob'], inUse: [] })
+    expect((await Promise.all(again)).map(disk => disk.size)).toEqual(names.map(() => MIB))
+    await blocker
+    expect(contents(path)).toEqual({ disks: [...names, 'blocker'].toSorted(), inUse: [] })
     expect(problems).toEqual([])
+  })
+
+  test('lasts until the name is durable, also for who comes when the name is there', async () => {
+    let release = () => {}
+    const durable = new Promise<void>(resolve => {
+      release = resolve
+    })
+    const onStep = async (step: string) => {
+      if (step === 'published') await durable
+    }
+    const { path, backend } = await setUp({ onStep })
+    const first = backend.open('alice', context())
+    await vi.waitFor(() => expect(existsSync(join(path, 'alice'))).toBe(true))
+    const served = vi.fn()
+    const second = backend.open('alice', context()).then(served)
+    await new Promise(resolve => setTimeout(resolve, 50))
+    expect(served).not.toHaveBeenCalled()
+    release()
+    await Promise.all([first, second])
   })
 
   test('ends when the server stops, with the command, and leaves nothing', async () => {
