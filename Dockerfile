@@ -15,19 +15,19 @@ COPY package.json package-lock.json .npmrc ./
 COPY hack/node hack/node
 # The pattern, and a file that is always there, let the folder be absent.
 COPY package.json node_module[s] node_modules/
-RUN if ! hack/node/node_modules/.bin/node --version \
+RUN if ! hack/node/node_modules/node-linux-*/bin/node --version \
     || ! sha256sum <package-lock.json | cmp - node_modules/.installed; then \
       apt-get update \
    && apt-get install -y --no-install-recommends npm \
    && npm ci --prefix hack/node --ignore-scripts \
    && npm ci --omit=dev --ignore-scripts; \
     fi \
- && hack/node/node_modules/.bin/node -e ' \
+ && cp hack/node/node_modules/node-linux-*/bin/node /usr/local/bin/node \
+ && node -e ' \
       const { packages } = require("./package-lock.json"); \
       for (const [folder, { dev }] of Object.entries(packages)) if (dev) fs.rmSync(folder, { recursive: true, force: true })' \
  && rm -rf node_modules/.[!.]* node_modules/package.json \
- && find node_modules -type d -empty -delete \
- && cp -L hack/node/node_modules/.bin/node /usr/local/bin/node
+ && find node_modules -type d -empty -delete
 
 FROM base AS server
 RUN apt-get update \

@@ -117,13 +117,20 @@ npm_ci() {
 npm_mark_installed() { sha256sum <"$1/package-lock.json" >"$1/node_modules/.installed"; }
 
 install_node() {
-  local dir=$root/hack/node
-  local node=$dir/node_modules/.bin/node
+  local dir=$root/hack/node processor
+  local bin=$dir/node_modules/.bin
   npm_installed "$dir" && return
+  case $(uname -m) in
+    x86_64) processor=x64 ;;
+    aarch64) processor=arm64 ;;
+    *) die "There is no pinned Node.js for this machine ($(uname -m)); x86_64 and aarch64 are supported." ;;
+  esac
   # npm must not run on the very program that it replaces.
-  PATH=${PATH#"${node%/*}":} npm_ci "$dir" 'the pinned Node.js'
-  [[ -x $node ]] || die "There is no pinned Node.js for this machine ($(uname -m)); x86_64 and aarch64 are supported."
-  "$node" --version >/dev/null || die 'The pinned Node.js does not run here: see above.'
+  PATH=${PATH#"$bin":} npm_ci "$dir" 'the pinned Node.js'
+  # npm 9 and 10 make this link, and remove it again along with the package for the other processor.
+  mkdir -p "$bin"
+  ln -sfn "../node-linux-$processor/bin/node" "$bin/node"
+  "$bin/node" --version >/dev/null || die 'The pinned Node.js does not run here: see above.'
   npm_mark_installed "$dir"
 }
 
