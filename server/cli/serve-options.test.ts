@@ -17,6 +17,7 @@ test('the least that is needed gives the documented defaults', () => {
       maxSize: undefined,
       content: { kind: 'filesystem', type: 'ext4', label: undefined, mkfsOptions: [] },
     },
+    create: true,
     commandTimeoutMs: 600_000,
     disks: undefined,
     maxDisks: undefined,

@@ -38,6 +38,8 @@ export interface ServeOptions {
   readonly temporary: boolean
   /** Undefined: no disk is made because a client asks for it. */
   readonly newDisk: NewDisk | undefined
+  /** False: no disk is made at all, declared or not. */
+  readonly create: boolean
   /** For mkfs as for a command. */
   readonly commandTimeoutMs: number
   /** Directory of manifests. */
@@ -93,6 +95,7 @@ export function parseServeOptions(argv: readonly string[]): ServeOptions {
     dir: given.dir,
     temporary: given.temporary,
     newDisk: newDiskOf(given),
+    create: !given['no-create'],
     commandTimeoutMs: given['command-timeout'],
     disks: given.disks,
     maxDisks: given['max-disks'],

@@ -17,8 +17,8 @@ type LogLine = (fields: Readonly<Record<string, unknown>>, message: string) => v
 /** What declared disks are made with. */
 export interface DeclaredOptions {
   readonly directory: DiskDirectory
-  /** Where temporary disks are made. */
-  readonly area: Staging
+  /** Where temporary disks are made; called only if there are any. */
+  readonly openArea: () => Promise<Staging>
   /** All disks are read-only, whatever their manifests say. */
   readonly readOnly: boolean
   readonly commandTimeoutMs: number
@@ -58,7 +58,9 @@ export class DeclaredDisk {
   #backend: FilledBackend | undefined
   #manifestProblem: string | undefined
   #ownProblem: string | undefined = 'The disk is being prepared; try again.'
-  /** Preparations, one after the other. */
+  /** That it can be opened. */
+  #ready: Promise<void> = Promise.resolve()
+  /** Making and growing, one after the other. */
   #work: Promise<void> = Promise.resolve()
 
   constructor(disk: OnDemandDisk, options: DeclaredOptions) {
@@ -102,7 +104,14 @@ export class DeclaredDisk {
     }
     const isPrepared = areMadeAlike(this.#spec, spec)
     this.#spec = spec
-    if (!isPrepared) this.#work = this.#work.then(() => this.#prepare(spec))
+    if (isPrepared) return
+    this.#ready = this.#work.then(() => this.#prepare(spec))
+    this.#work = this.#ready.then(() => this.#makeOrGrow(spec))
+  }
+
+  /** Waits until clients can open it; it may have to be made first even so. */
+  ready(): Promise<void> {
+    return this.#ready
   }
 
   /** Waits until nothing is being made or grown. */
@@ -116,17 +125,37 @@ export class DeclaredDisk {
     await this.#work
   }
 
+  /**
+   * A disk that exists keeps its backend, so that connections of before and after a change share one
+   * descriptor and its lock.
+   */
   async #prepare(spec: OnDemandDiskSpec): Promise<void> {
     try {
-      if (spec.mode === 'Temporary' || !(await this.#exists())) await this.#make(spec)
-      else await this.#grow(spec)
+      if (this.#backend === undefined || spec.mode === 'Temporary' || !(await this.#exists())) {
+        this.#backend = await this.#createBackend(spec)
+      }
       this.#ownProblem = undefined
     } catch (error) {
-      if (this.#stopping.signal.aborted) return
-      const reason = error instanceof Error ? error.message : String(error)
-      this.#ownProblem = this.#backend === undefined || codeOf(error) === 'EINVAL' ? reason : undefined
-      this.#options.log.error({ export: this.name, reason }, 'Declared disk is not ready')
+      this.#failed(error, true)
     }
+  }
+
+  async #makeOrGrow(spec: OnDemandDiskSpec): Promise<void> {
+    if (this.#backend === undefined || spec.mode === 'Temporary') return
+    try {
+      if (await this.#exists()) await this.#grow(spec)
+      else await this.#make(spec)
+    } catch (error) {
+      // What could not be made is tried again by the next client; what may not shrink is not served.
+      this.#failed(error, (error as { code?: unknown } | null)?.code === 'EINVAL')
+    }
+  }
+
+  #failed(error: unknown, isFinal: boolean): void {
+    if (this.#stopping.signal.aborted) return
+    const reason = error instanceof Error ? error.message : String(error)
+    if (isFinal) this.#ownProblem = reason
+    this.#options.log.error({ export: this.name, reason }, 'Declared disk is not ready')
   }
 
   async #exists(): Promise<boolean> {
@@ -135,39 +164,29 @@ export class DeclaredDisk {
 
   async #make(spec: OnDemandDiskSpec): Promise<void> {
     const { directory, commandTimeoutMs: timeoutMs, log } = this.#options
-    const recipe = await prepareRecipe(recipeOf(spec))
-    this.#backend = this.#createBackend(spec, recipe)
-    // From here on a client may make it as well: both then wait for the same creation.
-    this.#ownProblem = undefined
-    if (spec.mode === 'Temporary' || !directory.creates) return
-    const size = spec.size ?? 0
-    await directory.create(this.#fileName, { recipe, size, timeoutMs }, this.#stopping.signal)
-    log.info({ export: this.name, size }, 'Disk made')
+    if (!directory.creates) return
+    const order = { recipe: await prepareRecipe(recipeOf(spec)), size: spec.size ?? 0, timeoutMs }
+    await directory.create(this.#fileName, order, this.#stopping.signal)
+    log.info({ export: this.name, size: order.size }, 'Disk made')
   }
 
-  #createBackend(spec: OnDemandDiskSpec, recipe: Awaited<ReturnType<typeof prepareRecipe>>): FilledBackend {
-    const { directory, area, commandTimeoutMs } = this.#options
-    const common = { recipe, size: spec.size ?? 0, commandTimeoutMs }
+  async #createBackend(spec: OnDemandDiskSpec): Promise<FilledBackend> {
+    const { directory, openArea, commandTimeoutMs } = this.#options
+    const common = { recipe: await prepareRecipe(recipeOf(spec)), size: spec.size ?? 0, commandTimeoutMs }
     const backend =
       spec.mode === 'Temporary'
-        ? createTemporaryBackend({ area, ...common })
+        ? createTemporaryBackend({ area: await openArea(), ...common })
         : createDisksBackend({ directory, fileName: () => this.#fileName, ...common })
     return backend as FilledBackend
   }
 
-  /** The backend stays the same, so that connections of before and after share one descriptor and its lock. */
   async #grow(spec: OnDemandDiskSpec): Promise<void> {
-    const { directory, commandTimeoutMs: timeoutMs, log } = this.#options
-    this.#backend ??= this.#createBackend(spec, await prepareRecipe(recipeOf(spec)))
     // What a command made has whatever size the command gave it.
     if (spec.command !== undefined || spec.size === undefined) return
+    const { directory, commandTimeoutMs: timeoutMs, log } = this.#options
     const order = { size: spec.size, type: spec.filesystem?.type, timeoutMs, signal: this.#stopping.signal }
     const growth = await growDisk(directory, this.#fileName, order)
     if (growth === 'none') return
     log.info({ export: this.name, size: spec.size, filesystem: growth === 'filesystem' }, 'Disk grown')
   }
-}
-
-function codeOf(error: unknown): unknown {
-  return (error as { code?: unknown } | null)?.code
 }

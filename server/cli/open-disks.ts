@@ -1,0 +1,137 @@
+/** The disks that a command line speaks of: which there are, and what serves them. */
+import { join } from 'node:path'
+import type { FilledBackend } from '../backends/backend.ts'
+import { type DiskDirectory, HIDDEN_NAME, openDiskDirectory } from '../backends/disks/directory.ts'
+import { createDisksBackend } from '../backends/disks/disks.ts'
+import { prepareRecipe, type Recipe } from '../backends/disks/recipe.ts'
+import type { Staging } from '../backends/disks/staging.ts'
+import { createTemporaryBackend, openTemporaryArea } from '../backends/temporary/temporary.ts'
+import { reasonOf } from '../connection/session.ts'
+import type { DeclaredDisks, UndeclaredDisks } from '../exports/catalog.ts'
+import { createDeclaredDisks } from '../exports/declared.ts'
+import { type ManifestState, watchManifests } from '../exports/manifests.ts'
+import type { Log } from './log.ts'
+import type { DiskContent, ServeOptions } from './serve-options.ts'
+
+/** Disks that are ready to be served. */
+export interface OpenedDisks {
+  readonly undeclared: UndeclaredDisks | undefined
+  readonly declared: DeclaredDisks | undefined
+  /** Calls off what is being made, and gives everything back. */
+  close(): Promise<void>
+}
+
+function recipeOf(content: DiskContent): Recipe {
+  if (content.kind === 'command') {
+    return { command: content.command, variables: Object.fromEntries(content.variables) }
+  }
+  const { type, label, mkfsOptions } = content
+  return { type, mkfsOptions, ...(label !== undefined && { label }) }
+}
+
+/** Where no disk is made, what exists is served all the same; a backend wants a recipe even then. */
+const NO_RECIPE: Recipe = { command: 'false' }
+
+function termsOf(options: ServeOptions, backend: FilledBackend): UndeclaredDisks {
+  const { readOnly, temporary, connectionsPerDisk, newDisk } = options
+  return { backend, readOnly, temporary, connections: connectionsPerDisk, maxSize: newDisk?.maxSize }
+}
+
+/**
+ * Opens what the options name. `onChange` is called when the manifests have changed and their new terms hold.
+ * @throws RecipeError, DirectoryError, ManifestsError; nothing is left open then
+ */
+export function openDisks(options: ServeOptions, log: Log, onChange: () => void): Promise<OpenedDisks> {
+  return options.temporary ? openTemporary(options) : openPersistent(options, log, onChange)
+}
+
+async function openTemporary(options: ServeOptions): Promise<OpenedDisks> {
+  const { newDisk, dir, commandTimeoutMs } = options
+  // The options' own check has seen to that.
+  if (newDisk === undefined) throw new TypeError('A temporary disk is always made.')
+  const recipe = await prepareRecipe(recipeOf(newDisk.content))
+  const area = await openTemporaryArea(dir)
+  const backend = createTemporaryBackend({ area, recipe, size: newDisk.size, commandTimeoutMs })
+  return {
+    undeclared: termsOf(options, backend as FilledBackend),
+    declared: undefined,
+    close: () => area.close(),
+  }
+}
+
+async function openPersistent(options: ServeOptions, log: Log, onChange: () => void): Promise<OpenedDisks> {
+  const { dir, newDisk, maxDisks, create, disks, names, commandTimeoutMs } = options
+  // First, because a recipe that cannot work must leave nothing behind.
+  const recipe = await prepareRecipe(newDisk === undefined ? NO_RECIPE : recipeOf(newDisk.content))
+  const directory = await openDiskDirectory({
+    path: dir as string,
+    create,
+    ...(maxDisks !== undefined && { maxDisks }),
+    onProblem: problem => log.warn(reasonOf(problem), 'Problem in the directory of disks'),
+  })
+  try {
+    const size = newDisk?.size ?? 0
+    const servesUndeclared = newDisk !== undefined || disks === undefined
+    const backend = createDisksBackend({ directory, recipe, size, names, commandTimeoutMs }) as FilledBackend
+    const declared =
+      disks === undefined ? undefined : await followManifests(disks, directory, options, log, onChange)
+    return {
+      undeclared: servesUndeclared ? termsOf(options, backend) : undefined,
+      declared: declared?.disks,
+      async close() {
+        await declared?.close()
+        await directory.close()
+      },
+    }
+  } catch (error) {
+    await directory.close()
+    throw error
+  }
+}
+
+async function followManifests(
+  path: string,
+  directory: DiskDirectory,
+  options: ServeOptions,
+  log: Log,
+  onChange: () => void,
+): Promise<{ disks: DeclaredDisks; close(): Promise<void> }> {
+  const { readOnly, commandTimeoutMs, names } = options
+  let opening: Promise<Staging> | undefined
+  const openArea = () => {
+    opening ??= openTemporaryArea(join(directory.path, HIDDEN_NAME))
+    return opening
+  }
+  const disks = createDeclaredDisks({ directory, openArea, readOnly, commandTimeoutMs, log })
+  let reported = new Set<string>()
+  const manifests = await watchManifests(path, {
+    names,
+    onChange(state) {
+      reported = reportProblems(state, reported, log)
+      disks.update(state)
+      onChange()
+    },
+    onError: error => log.error(reasonOf(error), 'The manifests cannot be read'),
+  })
+  await disks.ready()
+  return {
+    disks,
+    async close() {
+      await manifests.close()
+      await disks.close()
+      await (await opening)?.close()
+    },
+  }
+}
+
+/** Logs the problems that were not there before; returns all that are there now. */
+function reportProblems({ problems }: ManifestState, reported: ReadonlySet<string>, log: Log): Set<string> {
+  const now = new Set<string>()
+  for (const { file, line, error } of problems) {
+    const reason = error.message
+    const key = `${file}:${line}: ${reason}`
+    now.add(key)
+    if (!reported.has(key)) log.error({ file, line, reason }, 'Bad manifest')
+  }
+  return now
+}
