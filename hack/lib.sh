@@ -148,7 +148,7 @@ need_node() {
 
 # need_server: all that server/main.ts needs.
 need_server() {
-  need_packages e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs dosfstools:mkfs.vfat btrfs-progs:mkfs.btrfs ntfs-3g:mkfs.ntfs
+  need_packages libatomic1 e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs dosfstools:mkfs.vfat btrfs-progs:mkfs.btrfs ntfs-3g:mkfs.ntfs
   need_node
   npm_installed "$root" || one_at_a_time install_modules
 }
