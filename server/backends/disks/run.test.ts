@@ -1,7 +1,8 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import { expect, test, vi } from 'vitest'
+import { expect, onTestFinished, test, vi } from 'vitest'
 import { prepareRecipe } from './recipe.ts'
 import { reasonOf, runProgram } from './run.ts'
 import { countDescriptors, makeDirectory } from './test-directory.ts'
@@ -124,6 +125,25 @@ test('Megabytes of stderr end in one line', async () => {
     'head -c 4000000 /dev/zero | tr "\\0" x >&2; echo >&2; echo end >&2; exit 1',
   )
   await expect(done).rejects.toThrow(/^The command failed: end$/)
+})
+
+test('No two of many commands are started in the same turn of the event loop', async () => {
+  let turn = 0
+  let clock = setImmediate(function tick() {
+    turn++
+    clock = setImmediate(tick)
+  })
+  const turns: number[] = []
+  const note = () => turns.push(turn)
+  subscribe('child_process', note)
+  onTestFinished(() => {
+    clearImmediate(clock)
+    unsubscribe('child_process', note)
+  })
+  const runs = await Promise.all(Array.from({ length: 20 }, () => runCommand(':')))
+  await Promise.all(runs.map(({ done }) => done))
+  expect(turns.length).toBe(20)
+  expect(new Set(turns).size).toBe(20)
 })
 
 test('Nothing is started when it is called off before', async () => {

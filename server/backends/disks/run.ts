@@ -1,6 +1,7 @@
 /** Runs the program that fills a disk, and ends it with all its children when it takes too long. */
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { CreationAbortedError, CreationError } from './errors.ts'
 import { DISK_NAME, searchPath } from './recipe.ts'
 
@@ -55,21 +56,34 @@ function codeFor(reason: string): string {
   return 'EIO'
 }
 
+let lastStart: Promise<unknown> = Promise.resolve()
+
+/**
+ * Waits for a turn of the event loop in which nothing else is started. Starting a program holds the loop
+ * for milliseconds, until the new process has been scheduled; fifty at once would stall every client.
+ */
+async function startingTurn(): Promise<void> {
+  const before = lastStart
+  lastStart = before.then(() => setImmediate())
+  await before
+}
+
 /**
  * Runs a program to its end: in a process group of its own, stdin and stdout /dev/null, LC_ALL=C.
  * Throws CreationError (ETIMEDOUT after `timeoutMs`; else the code that the last line of stderr tells of)
  * or CreationAbortedError, in both cases after the whole process group was killed.
  */
-export function runProgram(
+export async function runProgram(argv: readonly [string, ...string[]], options: RunOptions): Promise<void> {
+  await startingTurn()
+  if (options.signal.aborted) throw new CreationAbortedError({ cause: options.signal.reason })
+  await startProgram(argv, options)
+}
+
+function startProgram(
   [file, ...args]: readonly [string, ...string[]],
-  options: RunOptions,
+  { name, directory, timeoutMs, signal }: RunOptions,
 ): Promise<void> {
-  const { name, directory, timeoutMs, signal } = options
   return new Promise((resolve, reject) => {
-    if (signal.aborted) {
-      reject(new CreationAbortedError({ cause: signal.reason }))
-      return
-    }
     const child = spawn(file, args, {
       cwd: directory,
       detached: true,
