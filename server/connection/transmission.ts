@@ -133,21 +133,25 @@ export class Transmission implements Receiver, RequestOwner {
     this.#turnRequests = 0
     this.#turnBytes = 0
     let at = start
-    while (!this.#hungUp && !this.blocked) {
-      if (this.#payload > 0) {
-        const next = this.#takePayload(buffer, at, end)
-        if (next === at) break
-        at = next
-      } else {
-        if (end - at < REQUEST_LENGTH) break
-        at = this.#takeRequest(buffer, at, end)
-        this.#turnRequests++
+    try {
+      while (!this.#hungUp && !this.blocked) {
+        if (this.#payload > 0) {
+          const next = this.#takePayload(buffer, at, end)
+          if (next === at) break
+          at = next
+        } else {
+          if (end - at < REQUEST_LENGTH) break
+          at = this.#takeRequest(buffer, at, end)
+          this.#turnRequests++
+        }
+        this.#turnIsOver = this.#turnRequests >= TURN_REQUESTS || this.#turnBytes >= TURN_BYTES
+        if (outboxIsFull()) sendOutbox(this.#channel)
       }
-      this.#turnIsOver = this.#turnRequests >= TURN_REQUESTS || this.#turnBytes >= TURN_BYTES
-      if (outboxIsFull()) sendOutbox(this.#channel)
+      this.#replyToFinished()
+    } finally {
+      // Also after a violation of the protocol: what stays in the outbox would go to another client.
+      sendOutbox(this.#channel)
     }
-    this.#replyToFinished()
-    sendOutbox(this.#channel)
     if (this.#turnIsOver) this.#schedule()
     if (!this.#hungUp) return at
     this.#endWhenIdle()
