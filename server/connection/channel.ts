@@ -63,6 +63,8 @@ export class Channel {
     this.#socket = new Socket({
       handle,
       allowHalfOpen: true,
+      // Otherwise 'drain' only follows a write of more than the high-water mark.
+      writableHighWaterMark: 0,
       // The buffer is shared, which is safe because libuv fills it and calls back without a pause between.
       onread: { buffer: () => area, callback: (length: number) => this.#received(length) },
     } as unknown as ConstructorParameters<typeof Socket>[0])
