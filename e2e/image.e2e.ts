@@ -35,9 +35,8 @@ afterAll(async () => {
   // What hack/image started here shall not run on.
   const now = await daemon()
   if (daemonBefore !== undefined || now === undefined) return
-  const kill = process.getuid?.() === 0 ? ['kill'] : ['sudo', '-n', 'kill']
-  const [program = '', ...first] = kill
-  await run(program, [...first, now.trim()])
+  if (process.getuid?.() === 0) process.kill(Number(now), 'SIGTERM')
+  else await run('sudo', ['-n', 'sh', '-c', `kill ${Number(now)}`])
 })
 
 interface Container extends AsyncDisposable {

@@ -38,7 +38,11 @@ function count(modules: readonly TestModule[], strict: boolean): { tally: Tally;
   for (const module of modules) {
     // A module that does not load, or a hook that fails, is a failure without a test of its own.
     tally.failed += module.errors().length
-    for (const suite of module.children.allSuites()) tally.failed += suite.errors().length
+    let broken = module.errors().length > 0
+    for (const suite of module.children.allSuites()) {
+      tally.failed += suite.errors().length
+      broken ||= suite.errors().length > 0
+    }
     for (const test of module.children.allTests()) {
       const result = test.result()
       if (result.state === 'passed') tally.passed++
@@ -47,6 +51,8 @@ function count(modules: readonly TestModule[], strict: boolean): { tally: Tally;
         const reason = result.state === 'skipped' ? result.note : undefined
         const forbidden = strict || !reason
         tally[forbidden ? 'failed' : 'skipped']++
+        // Nobody skipped it: it was not reached.
+        if (broken && !reason) continue
         const verdict = strict ? ' (a failure, because CI is true)' : reason ? '' : ' (a failure)'
         skips.push(
           `  ${module.relativeModuleId} > ${test.fullName}: ${reason ?? 'no reason is given'}${verdict}\n`,
