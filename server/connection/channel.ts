@@ -5,6 +5,7 @@
 import { Socket } from 'node:net'
 import { ERRNO, SystemCallError } from '../linux/errno.ts'
 import { addressOf, lastErrno, trySend } from '../linux/syscalls.ts'
+import type { TlsAcceptor } from './tls.ts'
 
 /** Most bytes that one read of a socket brings. */
 const RECEIVE_BYTES = 2 ** 20
@@ -48,7 +49,10 @@ export function takeHandle(accepted: Socket): DescriptorHandle | undefined {
 
 export class Channel {
   readonly fd: number
-  readonly #socket: Socket
+  /** The plain socket, and TLS on top of it once that is established. */
+  #socket: Socket
+  #secured = false
+  #closeTimer: NodeJS.Timeout | undefined
   #receiver: Receiver | undefined
   /** Bytes received and not yet consumed. */
   #leftover: Buffer | undefined
@@ -68,7 +72,18 @@ export class Channel {
       // The buffer is shared, which is safe because libuv fills it and calls back without a pause between.
       onread: { buffer: () => area, callback: (length: number) => this.#received(length) },
     } as unknown as ConstructorParameters<typeof Socket>[0])
-    this.#socket
+    this.#socket.on('close', () => {
+      this.#closed = true
+      this.#leftover = undefined
+      clearTimeout(this.#closeTimer)
+      this.#receiver?.closed(this.#error)
+      onClose()
+    })
+    this.#listen(this.#socket)
+  }
+
+  #listen(socket: Socket): void {
+    socket
       .on('end', () => {
         this.#ended = true
         if (!this.#closing) this.#receiver?.ended()
@@ -79,12 +94,29 @@ export class Channel {
       .on('error', error => {
         this.#error ??= error
       })
-      .on('close', () => {
-        this.#closed = true
-        this.#leftover = undefined
-        this.#receiver?.closed(this.#error)
-        onClose()
-      })
+  }
+
+  /**
+   * Goes over to TLS after `lastWords`, the last bytes in plain text. Nothing is read between these and the
+   * TLS handshake, and nothing may have been left unconsumed (CVE-2021-3716).
+   * @returns the subject of the client's certificate, if it showed one
+   * @throws TlsHandshakeError
+   */
+  async secure(acceptor: TlsAcceptor, lastWords: Buffer): Promise<string | undefined> {
+    const plain = this.#socket
+    plain.pause()
+    this.send(lastWords, 0, lastWords.length)
+    plain.removeAllListeners('end').removeAllListeners('drain')
+    const { socket, distinguishedName } = await acceptor.accept(plain)
+    this.#socket = socket
+    this.#secured = true
+    this.#listen(socket)
+    socket.on('data', chunk => {
+      // TLS brings at most 64 KiB at a time, far less than the buffer takes.
+      chunk.copy(area)
+      this.#received(chunk.length)
+    })
+    return distinguishedName
   }
 
   /** Starts reading. */
@@ -113,9 +145,10 @@ export class Channel {
 
   /** Sends bytes at once, or keeps a copy of those that the socket does not take. */
   send(bytes: Buffer, start: number, end: number, address: number = addressOf(bytes)): void {
-    if (this.#closed || this.#closing || start === end) return
+    // A broken socket has given its descriptor back before it says so, and another one may have it now.
+    if (this.#closing || this.#socket.destroyed || start === end) return
     let at = start
-    if (this.#socket.writableLength === 0) {
+    if (!this.#secured && this.#socket.writableLength === 0) {
       const sent = trySend(this.fd, address + start, end - start)
       if (sent === end - start) return
       if (sent > 0) {
@@ -148,7 +181,7 @@ export class Channel {
     this.#closing = true
     this.#leftover = undefined
     this.#socket.end()
-    this.#socket.setTimeout(CLOSE_TIMEOUT_MS, () => this.#socket.destroy())
+    this.#closeTimer = setTimeout(() => this.#socket.destroy(), CLOSE_TIMEOUT_MS)
     // Read to the end and dropped: closing with unread bytes would reset the connection and lose our last reply.
     this.#socket.resume()
   }
