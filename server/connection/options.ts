@@ -127,14 +127,20 @@ async function open(
   return openExport(served, { admission, patience, client: client.identity, signal })
 }
 
+/** Contexts hold for the name that they were chosen for (proto.md, "NBD_OPT_SET_META_CONTEXT"). */
+function dropContextOfOther(name: Buffer, state: NegotiationState): void {
+  if (state.metaContext?.name.equals(name) === false) state.metaContext = undefined
+}
+
 async function exportName(
   option: number,
   name: Buffer,
-  _: NegotiationState,
+  state: NegotiationState,
   context: OptionContext,
 ): Promise<Answer> {
   try {
     const opened = await open(context.catalog.resolve(name, context.client.peer), context)
+    dropContextOfOther(name, state)
     return { replies: [], opened }
   } catch (error) {
     refuseExport(option, name, error, context)
@@ -191,6 +197,7 @@ async function go(
   const request = decodeGo(payload)
   try {
     const opened = await open(context.catalog.resolve(request.name, context.client.peer), context)
+    dropContextOfOther(request.name, state)
     const replies = [...informationOf(option, opened.served, opened.size, request, state), ack(option)]
     return { replies, opened }
   } catch (error) {
