@@ -236,3 +236,22 @@ describe('the CRD', () => {
     expect(bare).toEqual([])
   })
 })
+
+describe('docs/manifests.md', () => {
+  const text = readFileSync(new URL('../docs/manifests.md', import.meta.url), 'utf8')
+
+  test('has an example that is valid', () => {
+    const [, example = ''] = /```yaml\n(.*?)```/s.exec(text) ?? []
+    expect(parseOnDemandDisk(parseYaml(example)).spec.exportName).toBe('alice')
+  })
+
+  test('has exactly the fields of the schema in its table', () => {
+    const crd = parseYaml(readFileSync(new URL('./ondemanddisk.yaml', import.meta.url), 'utf8'))
+    const fieldsOf = (node: { properties?: Record<string, object> }, path = ''): string[] =>
+      node.properties
+        ? Object.entries(node.properties).flatMap(([name, child]) => fieldsOf(child, `${path}.${name}`))
+        : [path.slice(1)]
+    const fields = fieldsOf(crd.spec.versions[0].schema.openAPIV3Schema.properties.spec)
+    expect([...text.matchAll(/^\| `([^`]+)` \|/gm)].map(([, field]) => field)).toEqual(fields)
+  })
+})
