@@ -97,12 +97,13 @@ async function followManifests(
   onChange: () => void,
 ): Promise<{ disks: DeclaredDisks; close(): Promise<void> }> {
   const { readOnly, commandTimeoutMs, names } = options
+  const tls = options.tls !== undefined
   let opening: Promise<Staging> | undefined
   const openArea = () => {
     opening ??= openTemporaryArea(join(directory.path, HIDDEN_NAME))
     return opening
   }
-  const disks = createDeclaredDisks({ directory, openArea, readOnly, commandTimeoutMs, log })
+  const disks = createDeclaredDisks({ directory, openArea, readOnly, commandTimeoutMs, tls, log })
   let reported = new Set<string>()
   const manifests = await watchManifests(path, {
     names,

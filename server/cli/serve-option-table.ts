@@ -20,6 +20,7 @@ const MAX_COUNT = 1_000_000
 const DISKS = 'Disks'
 const LISTENING = 'Listening'
 const CLIENTS = 'Clients'
+const TLS = 'TLS'
 const PROGRAM = 'Program'
 
 /** The options of `ondemand-disk serve`, in the order in which `--help` shows them. */
@@ -204,6 +205,42 @@ export const SERVE_OPTIONS = {
     group: CLIENTS,
     kind: 'flag',
     help: 'Do not tell clients which disks there are.',
+  },
+  tls: {
+    group: TLS,
+    kind: 'text',
+    placeholder: 'MODE',
+    help: 'off: none. on: for clients that ask for it. require: for all.',
+    default: 'off',
+    parse: parseChoice(['off', 'on', 'require']),
+  },
+  'tls-cert': {
+    group: TLS,
+    kind: 'text',
+    placeholder: 'FILE',
+    help: 'Certificate chain of the server, PEM.',
+    parse: parseText,
+  },
+  'tls-key': {
+    group: TLS,
+    kind: 'text',
+    placeholder: 'FILE',
+    help: 'Private key of the certificate, PEM.',
+    parse: parseText,
+  },
+  'tls-client-ca': {
+    group: TLS,
+    kind: 'text',
+    placeholder: 'FILE',
+    help: 'Authorities, PEM: clients have to show a certificate that one of them has signed.',
+    parse: parseText,
+  },
+  'tls-psk': {
+    group: TLS,
+    kind: 'text',
+    placeholder: 'FILE',
+    help: 'Pre-shared keys, user:hexkey a line: clients have to know one, or to show a certificate.',
+    parse: parseText,
   },
   'log-level': {
     group: PROGRAM,

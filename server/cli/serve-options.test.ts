@@ -218,12 +218,22 @@ describe('refused', () => {
     expect(() => parseServeOptions(argv)).toThrow(message)
   })
 
-  test.each(['tls', 'tls-cert', 'upstream', 'backend', 'metrics', 'read-bps', 'iops'])(
-    '--%s is not known',
-    name => {
-      expect(() => parse(`--${name}=x`)).toThrow(`Unknown option --${name}.`)
-    },
-  )
+  test.each([
+    [['--tls-cert', 'c'], '--tls-cert needs --tls on or --tls require.'],
+    [['--tls', 'on'], '--tls on needs --tls-cert and --tls-key, or --tls-psk.'],
+    [['--tls', 'on', '--tls-cert', 'c'], '--tls-cert and --tls-key belong together: give both.'],
+    [
+      ['--tls', 'require', '--tls-psk', 'p', '--tls-client-ca', 'a'],
+      '--tls-client-ca needs --tls-cert and --tls-key.',
+    ],
+    [['--tls', 'maybe'], '--tls: "maybe" is none of off, on, require.'],
+  ])('TLS that cannot work: %j', (more, message) => {
+    expect(() => parseServeOptions(['--dir', 'd', '--size', '1G', ...more])).toThrow(message)
+  })
+
+  test.each(['upstream', 'backend', 'metrics', 'read-bps', 'iops'])('--%s is not known', name => {
+    expect(() => parse(`--${name}=x`)).toThrow(`Unknown option --${name}.`)
+  })
 })
 
 test('arguments at random are parsed or refused on one line, and nothing is created', () => {

@@ -31,6 +31,18 @@ export interface NewDisk {
   readonly content: DiskContent
 }
 
+/** How TLS is spoken. */
+export interface TlsOptions {
+  /** Nothing is possible without it. */
+  readonly required: boolean
+  readonly files: {
+    readonly cert: string | undefined
+    readonly key: string | undefined
+    readonly clientCa: string | undefined
+    readonly psk: string | undefined
+  }
+}
+
 /** The command line of `serve`, checked: sizes in bytes, times in ms. Paths are as given, not yet looked at. */
 export interface ServeOptions {
   /** Always given unless `temporary`. */
@@ -60,6 +72,8 @@ export interface ServeOptions {
   /** At most `maxConnections`. */
   readonly maxConnectionsPerClient: number
   readonly list: boolean
+  /** Undefined: no TLS. */
+  readonly tls: TlsOptions | undefined
   readonly logLevel: LogLevel
 }
 
@@ -113,18 +127,46 @@ export function parseServeOptions(argv: readonly string[]): ServeOptions {
       given['max-connections'],
     ),
     list: !given['no-list'],
+    tls: tlsOf(given),
     logLevel: given['log-level'],
   }
 }
 
 type Given = Parsed<typeof SERVE_OPTIONS>
 
-function accessOf({ allow, deny }: Given): AccessRules {
+function tlsOf(given: Given): TlsOptions | undefined {
+  const files = {
+    cert: given['tls-cert'],
+    key: given['tls-key'],
+    clientCa: given['tls-client-ca'],
+    psk: given['tls-psk'],
+  }
+  if (given.tls === 'off') {
+    const useless = TLS_FILES.find(name => given[name] !== undefined)
+    if (useless !== undefined) throw new UsageError(`--${useless} needs --tls on or --tls require.`)
+    return undefined
+  }
+  if ((files.cert === undefined) !== (files.key === undefined)) {
+    throw new UsageError('--tls-cert and --tls-key belong together: give both.')
+  }
+  if (files.clientCa !== undefined && files.cert === undefined) {
+    throw new UsageError('--tls-client-ca needs --tls-cert and --tls-key.')
+  }
+  if (files.cert === undefined && files.psk === undefined) {
+    throw new UsageError(`--tls ${given.tls} needs --tls-cert and --tls-key, or --tls-psk.`)
+  }
+  return { required: given.tls === 'require', files }
+}
+
+const TLS_FILES = ['tls-cert', 'tls-key', 'tls-client-ca', 'tls-psk'] as const
+
+function accessOf({ allow, deny, tls }: Given): AccessRules {
   try {
     const rules = compileAccessRules({ allow, deny })
+    if (tls !== 'off') return rules
     for (const { field, text, needsTls } of [...rules.allow, ...rules.deny]) {
       if (needsTls)
-        throw new AccessRuleError(field, `${quote(text)} needs TLS, which this server does not speak.`)
+        throw new AccessRuleError(field, `${quote(text)} needs TLS: add --tls on or --tls require.`)
     }
     return rules
   } catch (error) {

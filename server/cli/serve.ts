@@ -1,9 +1,12 @@
 /** `ondemand-disk serve`: from options to a running server, and from a signal to its end. */
 import type { Endpoint } from '../connection/listener.ts'
+import type { TlsTerms } from '../connection/negotiation.ts'
 import { type NbdServer, startServer } from '../connection/server.ts'
+import { reasonOf } from '../connection/session.ts'
+import { openTls } from '../connection/tls.ts'
 import { Admission } from '../exports/admission.ts'
 import { createCatalog } from '../exports/catalog.ts'
-import { createLog } from './log.ts'
+import { createLog, type Log } from './log.ts'
 import { limitLog } from './log-limit.ts'
 import { type OpenedDisks, openDisks } from './open-disks.ts'
 import { addressesToBind, parseServeOptions, type ServeOptions } from './serve-options.ts'
@@ -45,12 +48,12 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
   const limitedLog = limitLog(log)
   const stopped = stopSignal()
   let server: NbdServer | undefined
+  let tls: TlsTerms | undefined
   const disks = await openDisks(options, log, () => server?.enforceAccess())
   try {
-    server = await startServer(
-      { ...termsOf(options, disks), log: limitedLog },
-      endpointsOf(options, activated),
-    )
+    tls = await tlsOf(options, log)
+    const terms = { ...termsOf(options, disks), tls, log: limitedLog }
+    server = await startServer(terms, endpointsOf(options, activated))
     // Manifests may have changed between the first look and the first client.
     server.enforceAccess()
     for (const uri of server.uris) log.info({ uri }, 'Listening')
@@ -59,16 +62,26 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
     log.info({ signal, connections: server.connections }, 'Stopping')
     await server.stop()
   } finally {
+    tls?.acceptor.close()
     await disks.close()
     limitedLog.close()
   }
   log.info({}, 'Stopped')
 }
 
+async function tlsOf({ tls }: ServeOptions, log: Log): Promise<TlsTerms | undefined> {
+  if (tls === undefined) return undefined
+  const acceptor = await openTls(tls.files, {
+    reloaded: () => log.info({}, 'New TLS credentials are in use'),
+    failed: error => log.error(reasonOf(error), 'New TLS credentials cannot be used; the old ones stay'),
+  })
+  return { required: tls.required, acceptor }
+}
+
 function termsOf(options: ServeOptions, { undeclared, declared }: OpenedDisks) {
   const { names, access, maxConnections, maxConnectionsPerClient, waitMs, list, handshakeTimeoutMs } = options
   return {
-    catalog: createCatalog({ names, undeclared, declared }),
+    catalog: createCatalog({ access, names, undeclared, declared }),
     admission: new Admission(),
     patience: waitMs,
     list,

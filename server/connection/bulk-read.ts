@@ -124,7 +124,7 @@ export class BulkRead implements Completion {
   }
 
   #goOn(): void {
-    if (this.#channel.backlog > 0) this.#waitsForDrain = true
+    if (this.#channel.congested) this.#waitsForDrain = true
     else setImmediate(() => this.next())
   }
 

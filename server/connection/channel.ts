@@ -60,6 +60,9 @@ export class Channel {
   #closing = false
   #closed = false
   #error: Error | undefined
+  readonly #onWritten = () => {
+    if (!this.#closing && this.#socket.writableLength === 0) this.#receiver?.drained()
+  }
 
   /** `onClose` is called once, when the connection is over, after the receiver. */
   constructor(handle: DescriptorHandle, onClose: () => void) {
@@ -67,8 +70,6 @@ export class Channel {
     this.#socket = new Socket({
       handle,
       allowHalfOpen: true,
-      // Otherwise 'drain' only follows a write of more than the high-water mark.
-      writableHighWaterMark: 0,
       // The buffer is shared, which is safe because libuv fills it and calls back without a pause between.
       onread: { buffer: () => area, callback: (length: number) => this.#received(length) },
     } as unknown as ConstructorParameters<typeof Socket>[0])
@@ -88,9 +89,6 @@ export class Channel {
         this.#ended = true
         if (!this.#closing) this.#receiver?.ended()
       })
-      .on('drain', () => {
-        if (!this.#closing) this.#receiver?.drained()
-      })
       .on('error', error => {
         this.#error ??= error
       })
@@ -106,12 +104,12 @@ export class Channel {
     const plain = this.#socket
     plain.pause()
     this.send(lastWords, 0, lastWords.length)
-    plain.removeAllListeners('end').removeAllListeners('drain')
+    plain.removeAllListeners('end')
     const { socket, distinguishedName } = await acceptor.accept(plain)
     this.#socket = socket
     this.#secured = true
     this.#listen(socket)
-    socket.on('data', chunk => {
+    socket.on('data', (chunk: Buffer) => {
       // TLS brings at most 64 KiB at a time, far less than the buffer takes.
       chunk.copy(area)
       this.#received(chunk.length)
@@ -133,6 +131,11 @@ export class Channel {
   /** Bytes that the socket has not taken yet. */
   get backlog(): number {
     return this.#socket.writableLength
+  }
+
+  /** So much is waiting that nothing should be added: `drained` is called when it has gone. */
+  get congested(): boolean {
+    return this.#socket.writableLength > (this.#secured ? TLS_BACKLOG : 0)
   }
 
   get ended(): boolean {
@@ -161,7 +164,8 @@ export class Channel {
         }
       }
     }
-    this.#socket.write(Buffer.from(bytes.subarray(at, end)))
+    // Not by 'drain', which only follows a write of more than the high-water mark.
+    this.#socket.write(Buffer.from(bytes.subarray(at, end)), this.#onWritten)
   }
 
   /** Offers the receiver its leftover again, and goes on reading if it is not blocked. */
@@ -231,5 +235,7 @@ export class Channel {
   }
 }
 
+/** TLS takes everything at once and hands it on later, so that only more than this means a slow client. Bytes. */
+const TLS_BACKLOG = 256 * 2 ** 10
 /** How long a client may take to read our last bytes, in ms. */
 const CLOSE_TIMEOUT_MS = 5000

@@ -15,13 +15,24 @@ import type { Channel, Receiver } from './channel.ts'
 import type { OpenedExport } from './open-export.ts'
 import { transmissionFlags } from './opened-disk.ts'
 import { answerOption, type NegotiationState, type OptionContext } from './options.ts'
+import { type Client, securedClient } from './peer.ts'
+import type { TlsAcceptor } from './tls.ts'
 
 /** Options that one client may send; LIST counts for more, since its answer is long. */
 const MAX_OPTIONS = 256
 const LIST_WEIGHT = 32
 
+/** Whether and how a server speaks TLS. */
+export interface TlsTerms {
+  /** Clients have to go over to TLS before they do anything else. */
+  readonly required: boolean
+  readonly acceptor: TlsAcceptor
+}
+
 /** Where a negotiation reports to. */
 export interface NegotiationEvents {
+  /** TLS has been established. */
+  secured(client: Client): void
   /** The server begins, or ends, to work on an option; its time is not the client's. */
   working(busy: boolean): void
   /** The transmission phase begins. */
@@ -30,11 +41,14 @@ export interface NegotiationEvents {
   ended(error: Error | undefined): void
 }
 
+const newState = (): NegotiationState => ({ structuredReplies: false, metaContext: undefined })
+
 export class Negotiation implements Receiver {
   readonly #channel: Channel
-  readonly #context: OptionContext
+  #context: OptionContext
+  readonly #tls: TlsTerms | undefined
   readonly #events: NegotiationEvents
-  readonly #state: NegotiationState = { structuredReplies: false, metaContext: undefined }
+  #state: NegotiationState = newState()
   #phase: 'flags' | 'options' | 'over' = 'flags'
   #noZeroes = false
   #fixedNewstyle = false
@@ -43,9 +57,15 @@ export class Negotiation implements Receiver {
   #stopping = false
   #error: Error | undefined
 
-  constructor(channel: Channel, context: OptionContext, events: NegotiationEvents) {
+  constructor(
+    channel: Channel,
+    context: OptionContext,
+    tls: TlsTerms | undefined,
+    events: NegotiationEvents,
+  ) {
     this.#channel = channel
     this.#context = context
+    this.#tls = tls
     this.#events = events
   }
 
@@ -106,6 +126,9 @@ export class Negotiation implements Receiver {
         `Option ${option} needs the fixed newstyle handshake, which the client did not agree to.`,
       )
     }
+    if (option === OPT.STARTTLS && end > payload + length) {
+      throw new ProtocolViolation('The client sent more behind STARTTLS than TLS can be trusted after.')
+    }
     this.#answer(option, Buffer.from(buffer.subarray(payload, payload + length)))
     return payload + length
   }
@@ -119,9 +142,40 @@ export class Negotiation implements Receiver {
         this.#send(encodeOptionError(option, REP.ERR_SHUTDOWN, 'The server is shutting down.'))
       }
       this.#end()
+    } else if (option === OPT.STARTTLS) {
+      this.#startTls(payload)
+    } else if (this.#tls?.required && !this.#context.client.secured) {
+      if (option === OPT.EXPORT_NAME)
+        this.#fail(new ProtocolViolation('The client did not use TLS, which is required.'))
+      else this.#send(encodeOptionError(option, REP.ERR_TLS_REQD, 'This server requires TLS.'))
     } else {
       void this.#work(option, payload)
     }
+  }
+
+  #startTls(payload: Buffer): void {
+    const refuse = (type: number, message: string) =>
+      this.#send(encodeOptionError(OPT.STARTTLS, type, message))
+    if (payload.length > 0) refuse(REP.ERR_INVALID, 'STARTTLS takes no data.')
+    else if (this.#context.client.secured) refuse(REP.ERR_INVALID, 'This connection uses TLS already.')
+    else if (this.#tls === undefined) refuse(REP.ERR_POLICY, 'This server does not offer TLS.')
+    else void this.#secure(this.#tls.acceptor)
+  }
+
+  async #secure(acceptor: TlsAcceptor): Promise<void> {
+    this.#busy = true
+    try {
+      const subject = await this.#channel.secure(acceptor, encodeOptionReply(OPT.STARTTLS, REP.ACK))
+      const client = securedClient(this.#context.client, subject)
+      this.#context = { ...this.#context, client }
+      // Whatever was agreed on in plain text may have been the work of somebody in the middle (CVE-2021-3716).
+      this.#state = newState()
+      this.#events.secured(client)
+    } catch (error) {
+      this.#fail(error instanceof Error ? error : new Error('TLS failed.', { cause: error }))
+    }
+    this.#busy = false
+    this.#channel.proceed()
   }
 
   async #work(option: number, payload: Buffer): Promise<void> {

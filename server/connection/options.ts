@@ -62,7 +62,6 @@ const PREFERRED_BLOCK = 4096
 const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
   [OPT.EXPORT_NAME, exportName],
   [OPT.LIST, list],
-  [OPT.STARTTLS, startTls],
   [OPT.INFO, info],
   [OPT.GO, go],
   [OPT.STRUCTURED_REPLY, structuredReply],
@@ -71,7 +70,7 @@ const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
 ])
 
 /**
- * Answers one option (all but ABORT). The handshake goes on after every answer that opens nothing.
+ * Answers one option (all but ABORT and STARTTLS). The handshake goes on after every answer that opens nothing.
  * @throws only what ends the connection
  */
 export async function answerOption(
@@ -102,12 +101,13 @@ function requireEmpty(payload: Buffer, name: string): void {
   if (payload.length > 0) throw new InvalidOption(`${name} takes no data.`)
 }
 
-/** Wire reply for the reason why an export could not be had. */
-function refusalReply(error: unknown): number {
+/** Wire reply for the reason why an export could not be had. TLS is not asked of those who have it already. */
+function refusalReply(error: unknown, { secured }: Client): number {
   if (error instanceof ExportNameError) {
     return error.code === 'NotUtf8' || error.code === 'ControlCharacter' ? REP.ERR_INVALID : REP.ERR_UNKNOWN
   }
   if (error instanceof ExportRefusal) {
+    if (error.kind === 'tls') return secured ? REP.ERR_POLICY : REP.ERR_TLS_REQD
     return { unknown: REP.ERR_UNKNOWN, invalid: REP.ERR_INVALID, policy: REP.ERR_POLICY }[error.kind]
   }
   return (error as { code?: unknown }).code === 'EBUSY' ? REP.ERR_POLICY : REP.ERR_UNKNOWN
@@ -117,7 +117,7 @@ function refuseExport(option: number, name: Buffer, error: unknown, context: Opt
   if (context.signal.aborted) throw error
   context.refused(name, error)
   const message = error instanceof Error ? error.message : 'The disk cannot be had.'
-  return refuse(option, refusalReply(error), message)
+  return refuse(option, refusalReply(error, context.client), message)
 }
 
 async function open(
@@ -158,11 +158,6 @@ async function list(
   if (!context.list) return refuse(option, REP.ERR_POLICY, 'This server does not list its exports.')
   const names = await context.catalog.list(context.client.peer)
   return { replies: [...names.map(name => encodeServerReply(option, name)), ack(option)] }
-}
-
-function startTls(option: number, payload: Buffer): Answer {
-  requireEmpty(payload, 'STARTTLS')
-  return refuse(option, REP.ERR_POLICY, 'This server does not offer TLS.')
 }
 
 function structuredReply(option: number, payload: Buffer, state: NegotiationState): Answer {

@@ -9,6 +9,8 @@ export interface Client {
   readonly identity: string
   /** With the port, for the log. */
   readonly shown: string
+  /** The connection speaks TLS. */
+  readonly secured: boolean
 }
 
 const MAPPED_IPV4 = /^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i
@@ -17,7 +19,7 @@ const MAPPED_IPV4 = /^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i
 export function unixClient(fd: number): Client {
   const { pid, uid } = peerProcess(fd)
   const identity = `unix:pid=${pid}`
-  return { peer: { kind: 'unix' }, identity, shown: `${identity},uid=${uid}` }
+  return { peer: { kind: 'unix' }, identity, shown: `${identity},uid=${uid}`, secured: false }
 }
 
 /** Client of an accepted TCP socket. Throws if the client has gone already and so has no address. */
@@ -25,5 +27,11 @@ export function tcpClient(remoteAddress: string | undefined, remotePort: number 
   if (remoteAddress === undefined) throw new Error('The client has gone.')
   const address = remoteAddress.replace(MAPPED_IPV4, '')
   const shown = address.includes(':') ? `[${address}]:${remotePort}` : `${address}:${remotePort}`
-  return { peer: { kind: 'ip', address }, identity: address, shown }
+  return { peer: { kind: 'ip', address }, identity: address, shown, secured: false }
+}
+
+/** The same client after a TLS handshake, with the subject of its certificate if it showed one. */
+export function securedClient(client: Client, distinguishedName: string | undefined): Client {
+  const peer = distinguishedName === undefined ? client.peer : { ...client.peer, distinguishedName }
+  return { ...client, peer, secured: true }
 }

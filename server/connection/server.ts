@@ -1,6 +1,7 @@
 /** All sessions of one server: who gets in, who has to leave, and the orderly end. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type AccessRules, admissionRefusal } from '../../crds/access-rules.ts'
+import { needsCertificate } from '../exports/catalog.ts'
 import type { DescriptorHandle } from './channel.ts'
 import { type Endpoint, type Listener, listen } from './listener.ts'
 import type { Client } from './peer.ts'
@@ -46,6 +47,12 @@ export async function startServer(
   const sessions = new Set<Session>()
   const perClient = new Map<string, number>()
 
+  /** Whom only a certificate can admit is let in to show it; the catalog has the last word. */
+  const accessRefusal = (client: Client): string | undefined => {
+    if (terms.tls !== undefined && needsCertificate(access, client.peer)) return undefined
+    return admissionRefusal(access, client.peer)
+  }
+
   const limitRefusal = (client: Client): string | undefined => {
     if (sessions.size >= terms.maxConnections)
       return `There are ${terms.maxConnections} connections already (--max-connections).`
@@ -63,7 +70,7 @@ export async function startServer(
   }
 
   const accept = (handle: DescriptorHandle, client: Client): void => {
-    const reason = admissionRefusal(access, client.peer) ?? limitRefusal(client)
+    const reason = accessRefusal(client) ?? limitRefusal(client)
     if (reason !== undefined) {
       handle.close()
       log.warn({ client: client.shown, reason }, 'Client refused')

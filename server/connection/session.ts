@@ -3,7 +3,7 @@ import type { Admission, Patience } from '../exports/admission.ts'
 import type { Catalog } from '../exports/catalog.ts'
 import { CMD } from '../protocol/constants.ts'
 import { Channel, type DescriptorHandle } from './channel.ts'
-import { Negotiation } from './negotiation.ts'
+import { Negotiation, type TlsTerms } from './negotiation.ts'
 import type { OpenedExport } from './open-export.ts'
 import type { NegotiationState } from './options.ts'
 import type { Client } from './peer.ts'
@@ -25,6 +25,8 @@ export interface SessionTerms {
   readonly admission: Admission
   readonly patience: Patience
   readonly list: boolean
+  /** TLS, if the server speaks it. */
+  readonly tls: TlsTerms | undefined
   /** What the client's own part of the handshake may take, in ms. */
   readonly handshakeTimeoutMs: number
   readonly log: SessionLog
@@ -45,7 +47,7 @@ export class AccessRevoked extends Error {
 const COMMANDS: ReadonlyMap<number, string> = new Map(Object.entries(CMD).map(([name, type]) => [type, name]))
 
 export class Session {
-  readonly client: Client
+  client: Client
   readonly #terms: SessionTerms
   readonly #channel: Channel
   readonly #negotiation: Negotiation
@@ -66,12 +68,19 @@ export class Session {
     this.#onEnd = onEnd
     this.#remainingMs = terms.handshakeTimeoutMs
     this.#channel = new Channel(handle, () => this.#socketClosed())
-    const { catalog, admission, patience, list, log } = terms
+    const { catalog, admission, patience, list, tls, log } = terms
     const refused = (name: Buffer, error: unknown) =>
-      log.warn({ client: client.shown, export: name.toString('utf8'), ...reasonOf(error) }, 'Export refused')
+      log.warn(
+        { client: this.client.shown, export: name.toString('utf8'), ...reasonOf(error) },
+        'Export refused',
+      )
     const context = { catalog, admission, client, patience, list, signal: this.#gone.signal, refused }
-    this.#negotiation = new Negotiation(this.#channel, context, {
+    this.#negotiation = new Negotiation(this.#channel, context, tls, {
       working: busy => (busy ? this.#stopClock() : this.#startClock()),
+      secured: secured => {
+        this.client = secured
+        log.debug({ client: secured.shown, subject: secured.peer.distinguishedName }, 'TLS established')
+      },
       opened: (opened, state) => this.#begin(opened, state),
       ended: error => this.#negotiationEnded(error),
     })

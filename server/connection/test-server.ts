@@ -84,7 +84,8 @@ export async function serve(setup: Setup = {}): Promise<TestServer> {
     log.push({ level, message, fields })
   }
   const undeclared = { backend, readOnly, temporary, connections, maxSize }
-  const catalog = createCatalog({ names: 'strict', undeclared, declared: undefined })
+  const access = compileAccessRules({ allow, deny })
+  const catalog = createCatalog({ access, names: 'strict', undeclared, declared: undefined })
   const terms: ServerTerms = {
     catalog: setup.around?.(catalog) ?? catalog,
     admission: new Admission(),
@@ -92,7 +93,8 @@ export async function serve(setup: Setup = {}): Promise<TestServer> {
     list: true,
     handshakeTimeoutMs: 10_000,
     log: { error: logTo('error'), warn: logTo('warn'), info: logTo('info'), debug: logTo('debug') },
-    access: compileAccessRules({ allow, deny }),
+    access,
+    tls: undefined,
     maxConnections: 1000,
     maxConnectionsPerClient: 1000,
     ...setup,

@@ -158,7 +158,8 @@ function provedKey(socket: TLSSocket): boolean {
 }
 
 function refusalOf(socket: TLSSocket): string {
-  if (socket.getPeerX509Certificate() === undefined) return 'The client showed no certificate and proved no key.'
+  if (socket.getPeerX509Certificate() === undefined)
+    return 'The client showed no certificate and proved no key.'
   return `The client's certificate is not accepted: ${String(socket.authorizationError)}.`
 }
 

@@ -125,7 +125,7 @@ export class Transmission implements Receiver, RequestOwner {
       this.#waiting >= MAX_WAITING_REQUESTS ||
       this.#waitingBytes >= MAX_WAITING_BYTES ||
       (this.#waitingBytes > 0 && bytesLent() > MAX_LENT_BYTES) ||
-      this.#channel.backlog > 0
+      this.#channel.congested
     )
   }
 
@@ -414,7 +414,7 @@ export class Transmission implements Receiver, RequestOwner {
     if (this.#bulk !== undefined || this.#finished.length === 0) return
     let count = 0
     for (const request of this.#finished) {
-      if (this.#channel.backlog > 0 && !this.#channel.closed) break
+      if (this.#channel.congested && !this.#channel.closed) break
       count++
       this.#waiting--
       if (request.buffer !== undefined) this.#waitingBytes -= request.buffer.length

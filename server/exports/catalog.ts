@@ -26,6 +26,8 @@ export interface DeclaredDisks {
 
 /** What a catalog is made of. */
 export interface CatalogSources {
+  /** The server's own rules: the outer bound of every disk's. */
+  readonly access: AccessRules
   readonly names: NameRules
   readonly undeclared: UndeclaredDisks | undefined
   readonly declared: DeclaredDisks | undefined
@@ -56,8 +58,24 @@ function isAdmitted(access: AccessRules | undefined, peer: Peer): boolean {
   return access === undefined || admissionRefusal(access, peer) === undefined
 }
 
+/** Could a certificate, which this peer has not shown, still get it in? */
+export function needsCertificate({ allow, deny }: AccessRules, peer: Peer): boolean {
+  return (
+    peer.distinguishedName === undefined &&
+    allow.some(rule => rule.needsTls) &&
+    admissionRefusal({ allow: [], deny }, peer) === undefined
+  )
+}
+
+function refusal(name: string, access: AccessRules, peer: Peer): ExportRefusal {
+  if (needsCertificate(access, peer)) {
+    return new ExportRefusal('tls', `Using ${name} needs TLS and a certificate that its rules admit.`)
+  }
+  return new ExportRefusal('policy', `You are not allowed to use ${name}.`)
+}
+
 /** Puts the catalog together from its sources; a declared name goes before an undeclared one. */
-export function createCatalog({ names, undeclared, declared }: CatalogSources): Catalog {
+export function createCatalog({ access, names, undeclared, declared }: CatalogSources): Catalog {
   const undeclaredExport = (name: string, requestedSize: number | undefined): Export => {
     if (undeclared === undefined) {
       throw new ExportRefusal('unknown', `There is no disk named ${name} here, and none is made on demand.`)
@@ -84,14 +102,15 @@ export function createCatalog({ names, undeclared, declared }: CatalogSources): 
     resolve(rawName, peer) {
       const sizes = undeclared?.maxSize !== undefined
       const { name, requestedSize } = parseRequestedName(rawName, { rules: names, sizes })
+      if (!isAdmitted(access, peer)) throw refusal(name, access, peer)
       const found = find(name, requestedSize)
-      if (!isAdmitted(found.access, peer)) {
-        throw new ExportRefusal('policy', `You are not allowed to use ${name}.`)
-      }
+      if (found.access !== undefined && !isAdmitted(found.access, peer))
+        throw refusal(name, found.access, peer)
       return found
     },
 
     async list(peer) {
+      if (!isAdmitted(access, peer)) return []
       const listed = new Set(await undeclared?.backend.listExports?.())
       for (const name of declared?.names() ?? []) listed.add(name)
       return [...listed]

@@ -22,6 +22,8 @@ export interface DeclaredOptions {
   /** All disks are read-only, whatever their manifests say. */
   readonly readOnly: boolean
   readonly commandTimeoutMs: number
+  /** Clients can show certificates, so that rules may ask for them. */
+  readonly tls: boolean
   readonly log: { readonly error: LogLine; readonly info: LogLine }
 }
 
@@ -39,11 +41,14 @@ function areMadeAlike(one: OnDemandDiskSpec | undefined, other: OnDemandDiskSpec
 }
 
 /** What this server cannot do, though the object is valid. */
-function unsupported({ upstream, access }: OnDemandDiskSpec): string | undefined {
+function unsupported({ upstream, access }: OnDemandDiskSpec, tls: boolean): string | undefined {
   if (upstream !== undefined) return 'spec.upstream: this server does not forward.'
+  if (tls) return undefined
   const { allow, deny } = compileAccessRules(access)
   const rule = [...allow, ...deny].find(({ needsTls }) => needsTls)
-  return rule && `spec.access.${rule.field}: ${rule.text} needs TLS, which this server does not speak.`
+  return (
+    rule && `spec.access.${rule.field}: ${rule.text} needs TLS, which this server does not speak (--tls).`
+  )
 }
 
 /** The object's UID, which no user chooses and no other disk ever has, or else the export's name. */
@@ -97,7 +102,7 @@ export class DeclaredDisk {
   /** Takes the manifest's state. Terms hold at once; making and growing go on in the background. */
   update({ spec }: OnDemandDisk, manifestProblem: string | undefined): void {
     this.#manifestProblem = manifestProblem
-    const problem = unsupported(spec)
+    const problem = unsupported(spec, this.#options.tls)
     if (problem !== undefined) {
       this.#manifestProblem ??= problem
       return

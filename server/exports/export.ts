@@ -24,7 +24,7 @@ export function allowsMultiConn(served: Export): boolean {
 }
 
 /** Why a name is not served: each kind has its own reply on the wire. */
-export type RefusalKind = 'unknown' | 'invalid' | 'policy'
+export type RefusalKind = 'unknown' | 'invalid' | 'policy' | 'tls'
 
 /** A name that is not served to this client. The message is meant for the client. */
 export class ExportRefusal extends Error {
@@ -35,6 +35,6 @@ export class ExportRefusal extends Error {
   constructor(kind: RefusalKind, message: string, options?: ErrorOptions) {
     super(message, options)
     this.kind = kind
-    this.code = ({ unknown: 'ENOENT', invalid: 'EINVAL', policy: 'EACCES' } as const)[kind]
+    this.code = ({ unknown: 'ENOENT', invalid: 'EINVAL', policy: 'EACCES', tls: 'EACCES' } as const)[kind]
   }
 }
