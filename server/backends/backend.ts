@@ -8,9 +8,10 @@ export const API_VERSION = 1
 
 /**
  * Returned by an operation that finishes later by `completion.complete()`. It spares the promise that
- * an `async` operation costs; a module that does not count microseconds need not know it.
+ * an `async` operation costs; a module that does not count microseconds need not know it. It is in the
+ * registry of symbols, so that a module from elsewhere need not import it.
  */
-export const PENDING: unique symbol = Symbol('pending')
+export const PENDING: unique symbol = Symbol.for('ondemand-disk.pending')
 
 /** Handed to each operation. `complete` may be called once, and only after the operation returned `PENDING`. */
 export interface Completion {
@@ -68,7 +69,7 @@ export interface Backend<Handle = unknown> {
   open(exportName: string, context: OpenContext): Handle | Promise<Handle>
   /** Size in bytes. Asked once a connection. */
   getSize(handle: Handle): number | Promise<number>
-  /** Reads `length` bytes at `offset` into `target` from index `start`. */
+  /** Reads `length` bytes at `offset` into `target` from index `start`. The target is lent until the operation ends. */
   pread(
     handle: Handle,
     target: Buffer,
@@ -86,7 +87,10 @@ export interface Backend<Handle = unknown> {
   /** The same for writing: the bytes written from the beginning of the range; the rest is asked of `pwrite`. */
   pwriteNow?(handle: Handle, source: Buffer, start: number, length: number, offset: number): number
 
-  /** Writes `length` bytes of `source` from index `start` to `offset`. The source is lent until the operation ends. */
+  /**
+   * Writes `length` bytes of `source` from index `start` to `offset`. The source is lent until the operation
+   * ends, and not to be changed. `fua`, here and below: durable before it ends; true only after `canFua`.
+   */
   pwrite?(
     handle: Handle,
     source: Buffer,
@@ -94,13 +98,21 @@ export interface Backend<Handle = unknown> {
     length: number,
     offset: number,
     completion: Completion,
+    fua?: boolean,
   ): Outcome
   /** Makes all writes that ended before this call durable. */
   flush?(handle: Handle, completion: Completion): Outcome
   /** Says that the range is not needed; its contents become undefined. */
-  trim?(handle: Handle, length: number, offset: number, completion: Completion): Outcome
-  /** Makes the range read as zeroes. */
-  zero?(handle: Handle, length: number, offset: number, flags: ZeroFlags, completion: Completion): Outcome
+  trim?(handle: Handle, length: number, offset: number, completion: Completion, fua?: boolean): Outcome
+  /** Makes the range read as zeroes. ENOTSUP: this range only by writing. */
+  zero?(
+    handle: Handle,
+    length: number,
+    offset: number,
+    flags: ZeroFlags,
+    completion: Completion,
+    fua?: boolean,
+  ): Outcome
   /** Brings the range into the cache. */
   cache?(handle: Handle, length: number, offset: number, completion: Completion): Outcome
   /** Kinds of the range's parts from `offset` on, at least one, at most `limit`; they may end before or after the range's end. */
@@ -111,13 +123,32 @@ export interface Backend<Handle = unknown> {
     limit: number,
   ): readonly Extent[] | Promise<readonly Extent[]>
 
+  // What this handle can do, asked once after `open`. Without the callback of an operation it is never asked.
   /** May this handle be written? Default: there is a `pwrite`. */
   canWrite?(handle: Handle): boolean
-  /** Default: no preference. */
+  /** Default: there is a `flush`. */
+  canFlush?(handle: Handle): boolean
+  /** Do `pwrite`, `trim` and `zero` obey `fua`? Default: they do not, and a `flush` follows them. */
+  canFua?(handle: Handle): boolean
+  /** Default: there is a `trim`. */
+  canTrim?(handle: Handle): boolean
+  /** May `zero` be called? Default: there is one. Where it may not, zeroes are written. */
+  canZero?(handle: Handle): boolean
+  /** Does `zero` obey `fast`? Default: no. */
+  canFastZero?(handle: Handle): boolean
+  /** May `cache` be called? Default: there is one. Where it may not, clients' wishes are ignored. */
+  canCache?(handle: Handle): boolean
+  /** Do all connections to one name see one disk, of which a flush on any covers the writes of all? Default: no. */
+  canMultiConn?(handle: Handle): boolean
+  /** Is the disk one that seeks? Default: no. */
+  isRotational?(handle: Handle): boolean
+  /** Default: any size will do. */
   blockSizes?(handle: Handle): BlockSizes
 
   /** Names that clients may ask for. Default: none are listed. */
   listExports?(): readonly string[] | Promise<readonly string[]>
+  /** The name that the empty one stands for. Default: `default`. */
+  defaultExport?(): string | Promise<string>
   /**
    * Size that the disk of this name has, or would have if it were made now, without making it; undefined
    * where only making it can tell.
@@ -128,6 +159,33 @@ export interface Backend<Handle = unknown> {
   ): ProbeResult | undefined | Promise<ProbeResult | undefined>
   /** Ends the use of a handle; every operation on it has ended before. */
   close?(handle: Handle): void | Promise<void>
+}
+
+/** What `probe` can say of a disk that is not opened. */
+export interface ProbeResult {
+  readonly size: number
+  /** Where an opened disk would not have what the backend's callbacks suggest. */
+  readonly capabilities?: Partial<Capabilities>
+}
+
+/**
+ * What a client may ask of an open disk, with all that the layer adds: what the transmission flags and the
+ * block sizes of the handshake follow from.
+ */
+export interface Capabilities {
+  readonly canWrite: boolean
+  readonly canFlush: boolean
+  readonly canFua: boolean
+  /** `fua` costs less than a flush, and goes with the operation. Otherwise one flush may follow many. */
+  readonly fuaIsNative: boolean
+  readonly canTrim: boolean
+  readonly canZero: boolean
+  readonly canFastZero: boolean
+  readonly canCache: boolean
+  readonly canMultiConn: boolean
+  readonly isRotational: boolean
+  /** `minimum`: other offsets and lengths are refused. `maximum`: no more reaches the backend in one piece. */
+  readonly blockSizes: BlockSizes
 }
 
 /** A backend in which nothing is left out: what the connection works with. */
@@ -148,7 +206,30 @@ export type FilledBackend<Handle = unknown> = Backend<Handle> &
     >
   >
 
-/** What `probe` can say of a disk that is not opened. */
-export interface ProbeResult {
+/**
+ * What `fillIn` of layer.ts makes of a backend: nothing is left out, and all rules of this page are kept
+ * whatever the backend does. Only offsets and lengths of `preadNow` and `pwriteNow` are the caller's to check,
+ * and what they do not transfer must be asked of `pread` and `pwrite` next.
+ */
+export interface LayeredBackend extends FilledBackend {
+  open(exportName: string, context: OpenContext): Promise<unknown>
+  getSize(handle: unknown): number
+  capabilities(handle: unknown): Capabilities
+  /** Undefined: only opening can tell. */
+  probe(exportName: string, requestedSize?: number, readOnly?: boolean): Promise<Probed | undefined>
+  listExports(): Promise<readonly string[]>
+  defaultExport(): Promise<string>
+  /**
+   * The client takes no more replies. Operations that are still under way after a while fail with an
+   * AbandonedError; memory that was lent to one of these must never be used again.
+   */
+  leave(handle: unknown): void
+  /** @throws UnfinishedError: the backend is still at work on the disk, and `settled` tells when it is not. */
+  close(handle: unknown): Promise<void>
+}
+
+/** What is known of a disk that is not opened. */
+export interface Probed {
   readonly size: number
+  readonly capabilities: Capabilities
 }
