@@ -104,12 +104,15 @@ function submit(disk: FileDisk, job: FileJob): typeof PENDING {
   return PENDING
 }
 
-const probeByte = Buffer.allocUnsafeSlow(1)
-const probeAddress = addressOf(probeByte)
+function probeOf(byte: Buffer) {
+  return { byte, address: addressOf(byte) }
+}
+// The object keeps the byte: what only its address is known of would be freed after this module has run.
+const probe = probeOf(Buffer.allocUnsafeSlow(1))
 
 /** A write that covers part of a page has to read the page first, unless it is cached. */
 function edgeIsCached(disk: FileDisk, position: number): boolean {
-  return position % PAGE === 0 || readImmediately(disk, probeAddress, 1, position) === 1
+  return position % PAGE === 0 || readImmediately(disk, probe.address, 1, position) === 1
 }
 
 function mayWriteImmediately(disk: FileDisk, length: number, offset: number): boolean {
