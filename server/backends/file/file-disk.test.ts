@@ -2,12 +2,15 @@ import { execFileSync } from 'node:child_process'
 import { fstatSync, fsyncSync, readSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { fadvise } from '../../linux/syscalls.ts'
 import { cannotMount, makeDirectory, makeSmallFilesystem } from '../disks/test-directory.ts'
 import { type FileDisk, fileOperations } from './file-disk.ts'
 import { KEEP, openDisk, operate, PUNCH, settled } from './test-disk.ts'
 import { directoryOn, loopDevice } from './test-filesystem.ts'
+
+// What else this machine writes must not decide which way our writes take.
+vi.mock('./write-pressure.ts', () => ({ mayWriteNow: () => true, noteWrite: () => {} }))
 
 const KIB = 1024
 const MIB = 2 ** 20
