@@ -1,6 +1,7 @@
 /** BLOCK_STATUS for the context base:allocation. */
 import type { Extent } from '../backends/backend.ts'
 import { STATE_HOLE, STATE_ZERO } from '../protocol/constants.ts'
+import { readUInt64, writeUInt64 } from '../protocol/transmission.ts'
 
 /** The one context that exists has this id. */
 export const BASE_ALLOCATION_ID = 1
@@ -10,6 +11,9 @@ export const MAX_EXTENTS = 512
 const MAX_LENGTH = 0xffff_0000
 
 const stateOf = (extent: Extent) => (extent.hole ? STATE_HOLE : 0) | (extent.zero ? STATE_ZERO : 0)
+
+/** The same where lengths have 64 bits. */
+const MAX_EXTENDED_LENGTH = 2 ** 53
 
 /**
  * Payload of the BLOCK_STATUS chunk: the context's id, then length and state of each extent. Neighbours
@@ -21,8 +25,9 @@ export function encodeBlockStatus(
   requested: number,
   toDiskEnd: number,
   onlyOne: boolean,
+  extended = false,
 ): Buffer {
-  const limit = Math.min(onlyOne ? requested : toDiskEnd, MAX_LENGTH)
+  const limit = Math.min(onlyOne ? requested : toDiskEnd, extended ? MAX_EXTENDED_LENGTH : MAX_LENGTH)
   const joined: { length: number; state: number }[] = []
   let total = 0
   for (const extent of extents) {
@@ -36,11 +41,43 @@ export function encodeBlockStatus(
     total += length
   }
   if (total === 0) throw new Error('The backend told no extents.')
-  const payload = Buffer.allocUnsafe(4 + 8 * joined.length)
+  return extended ? encodeExtended(joined) : encodeCompact(joined)
+}
+
+type Described = readonly { readonly length: number; readonly state: number }[]
+
+/** Context id 4, then length 4 and state 4 of each extent. */
+function encodeCompact(extents: Described): Buffer {
+  const payload = Buffer.allocUnsafe(4 + 8 * extents.length)
   let at = payload.writeUInt32BE(BASE_ALLOCATION_ID, 0)
-  for (const { length, state } of joined) {
+  for (const { length, state } of extents) {
     at = payload.writeUInt32BE(length, at)
     at = payload.writeUInt32BE(state, at)
   }
   return payload
+}
+
+/** Context id 4, number of extents 4, then length 8 and state 8 of each extent. */
+function encodeExtended(extents: Described): Buffer {
+  const payload = Buffer.allocUnsafe(8 + 16 * extents.length)
+  let at = payload.writeUInt32BE(BASE_ALLOCATION_ID, 0)
+  at = payload.writeUInt32BE(extents.length, at)
+  for (const { length, state } of extents) {
+    at = writeUInt64(payload, length, at)
+    at = writeUInt64(payload, state, at)
+  }
+  return payload
+}
+
+/** Bytes of a BLOCK_STATUS request's payload that are read: more contexts than there are cannot be meant. */
+export const MAX_STATUS_PAYLOAD = 8 + 4 * 64
+
+/**
+ * Decodes the payload of a BLOCK_STATUS request (proto.md, "NBD_CMD_BLOCK_STATUS"): effect length 8, then the
+ * ids of the contexts that the reply is to have. Returns the effect length, or undefined if the payload is
+ * malformed or names anything but the one context there is, once.
+ */
+export function decodeStatusPayload(buffer: Buffer, at: number, length: number): number | undefined {
+  if (length !== 12 || buffer.readUInt32BE(at + 8) !== BASE_ALLOCATION_ID) return undefined
+  return readUInt64(buffer, at)
 }

@@ -6,9 +6,8 @@ import type { Completion } from '../backends/backend.ts'
 import { CHUNK, NBD_ERRNO } from '../protocol/constants.ts'
 import { boundedText } from '../protocol/handshake.ts'
 import {
-  DATA_CHUNK_HEADER_LENGTH,
-  SIMPLE_REPLY_LENGTH,
-  wireErrno,
+  dataHeaderLength,
+  FRAMING,
   writeChunkHeader,
   writeDataChunkHeader,
   writeErrorChunk,
@@ -17,32 +16,21 @@ import {
 import { giveBuffer, HEADER_ROOM, MAX_DATA, takeBuffer } from './buffers.ts'
 import type { Channel } from './channel.ts'
 import type { OpenedDisk } from './opened-disk.ts'
-import { follow } from './request.ts'
+import { failureErrno, MAX_TEXT } from './replies.ts'
+import { follow, type Request } from './request.ts'
 import { writeDataAndHoles } from './zeroes.ts'
-
-/** What a bulk read answers. */
-export interface BulkRequest {
-  readonly structured: boolean
-  readonly dontFragment: boolean
-  readonly cookieHigh: number
-  readonly cookieLow: number
-  readonly offset: number
-  readonly length: number
-}
-
-const MAX_TEXT = 512
 
 export class BulkRead implements Completion {
   readonly #channel: Channel
   readonly #disk: OpenedDisk
-  readonly #request: BulkRequest
+  readonly #request: Request
   readonly #onEnd: (error: unknown) => void
   readonly #buffer = takeBuffer(MAX_DATA)
   #sent = 0
   #piece = 0
   #waitsForDrain = false
 
-  constructor(channel: Channel, disk: OpenedDisk, request: BulkRequest, onEnd: (error: unknown) => void) {
+  constructor(channel: Channel, disk: OpenedDisk, request: Request, onEnd: (error: unknown) => void) {
     this.#channel = channel
     this.#disk = disk
     this.#request = request
@@ -88,19 +76,20 @@ export class BulkRead implements Completion {
   }
 
   get #isSplit(): boolean {
-    return this.#request.structured && !this.#request.dontFragment
+    return this.#request.framing !== FRAMING.SIMPLE && !this.#request.dontFragment
   }
 
   #sendPiece(): void {
-    const { cookieHigh, cookieLow, offset, length } = this.#request
+    const request = this.#request
+    const { framing, offset, length } = request
     const buffer = this.#buffer
     const position = offset + this.#sent
     let from = HEADER_ROOM
     let to = HEADER_ROOM + this.#piece
     const isLast = this.#sent + this.#piece === length
     if (this.#isSplit) {
-      from = HEADER_ROOM - DATA_CHUNK_HEADER_LENGTH
-      to = writeDataAndHoles(buffer, from, this.#piece, isLast, cookieHigh, cookieLow, position)
+      from = HEADER_ROOM - dataHeaderLength(framing)
+      to = writeDataAndHoles(buffer, from, request, position, this.#piece, isLast)
     } else if (this.#sent === 0) {
       from = this.#writeHead()
     }
@@ -109,17 +98,17 @@ export class BulkRead implements Completion {
     if (!isLast) this.#goOn()
     else {
       // With DF the only data chunk could not say DONE, since an error might have had to follow it.
-      if (this.#request.structured && !this.#isSplit) this.#sendDone()
+      if (framing !== FRAMING.SIMPLE && !this.#isSplit) this.#sendDone()
       this.#end(undefined)
     }
   }
 
   /** Head of a reply that is one piece on the wire; returns the index where it begins. */
   #writeHead(): number {
-    const { structured, cookieHigh, cookieLow, offset, length } = this.#request
-    const from = HEADER_ROOM - (structured ? DATA_CHUNK_HEADER_LENGTH : SIMPLE_REPLY_LENGTH)
-    if (structured) writeDataChunkHeader(this.#buffer, from, false, cookieHigh, cookieLow, offset, length)
-    else writeSimpleReply(this.#buffer, from, NBD_ERRNO.OK, cookieHigh, cookieLow)
+    const request = this.#request
+    const from = HEADER_ROOM - dataHeaderLength(request.framing)
+    if (request.framing === FRAMING.SIMPLE) writeSimpleReply(this.#buffer, from, request, NBD_ERRNO.OK)
+    else writeDataChunkHeader(this.#buffer, from, request, false, request.offset, request.length)
     return from
   }
 
@@ -129,27 +118,26 @@ export class BulkRead implements Completion {
   }
 
   #sendDone(): void {
-    const { cookieHigh, cookieLow } = this.#request
-    const end = writeChunkHeader(this.#buffer, 0, CHUNK.NONE, true, cookieHigh, cookieLow, 0)
+    const end = writeChunkHeader(this.#buffer, 0, this.#request, CHUNK.NONE, true, 0)
     this.#channel.send(this.#buffer, 0, end)
   }
 
   #sendError(error: unknown): void {
-    const { structured, cookieHigh, cookieLow } = this.#request
-    const errno = wireErrno((error as { code?: unknown } | null)?.code)
-    if (!structured) {
+    const request = this.#request
+    request.error = error
+    const errno = failureErrno(request)
+    if (request.framing === FRAMING.SIMPLE) {
       if (this.#sent > 0) {
         // A simple reply that has said "no error" can only be taken back by hanging up.
         this.#channel.destroy(new Error('A READ failed after its reply had begun.', { cause: error }))
       } else {
-        this.#channel.send(this.#buffer, 0, writeSimpleReply(this.#buffer, 0, errno, cookieHigh, cookieLow))
+        this.#channel.send(this.#buffer, 0, writeSimpleReply(this.#buffer, 0, request, errno))
       }
-      this.#end(error)
-      return
+    } else {
+      if (!this.#isSplit && this.#sent > 0) this.#pad()
+      const text = error instanceof Error ? boundedText(error.message, MAX_TEXT) : Buffer.alloc(0)
+      this.#channel.send(this.#buffer, 0, writeErrorChunk(this.#buffer, 0, request, errno, text))
     }
-    if (!this.#isSplit && this.#sent > 0) this.#pad()
-    const text = error instanceof Error ? boundedText(error.message, MAX_TEXT) : Buffer.alloc(0)
-    this.#channel.send(this.#buffer, 0, writeErrorChunk(this.#buffer, 0, cookieHigh, cookieLow, errno, text))
     this.#end(error)
   }
 

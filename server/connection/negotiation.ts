@@ -11,6 +11,7 @@ import {
   OPTION_HEADER_LENGTH,
   ProtocolViolation,
 } from '../protocol/handshake.ts'
+import { FRAMING } from '../protocol/transmission.ts'
 import type { Channel, Receiver } from './channel.ts'
 import type { OpenedExport } from './open-export.ts'
 import { transmissionFlags } from './opened-disk.ts'
@@ -41,7 +42,7 @@ export interface NegotiationEvents {
   ended(error: Error | undefined): void
 }
 
-const newState = (): NegotiationState => ({ structuredReplies: false, metaContext: undefined })
+const newState = (): NegotiationState => ({ framing: FRAMING.SIMPLE, metaContext: undefined })
 
 export class Negotiation implements Receiver {
   readonly #channel: Channel
@@ -209,7 +210,7 @@ export class Negotiation implements Receiver {
     }
     for (const reply of replies) this.#send(reply)
     if (option === OPT.EXPORT_NAME) {
-      const flags = transmissionFlags(opened.readOnly, opened.multiConn, this.#state.structuredReplies)
+      const flags = transmissionFlags(opened.readOnly, opened.multiConn, this.#state.framing)
       this.#send(encodeExportNameReply(opened.size, flags, this.#noZeroes))
     }
     this.#phase = 'over'

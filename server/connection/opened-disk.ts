@@ -1,6 +1,7 @@
 /** A disk as one connection has it, from GO to the end. */
 import type { FilledBackend } from '../backends/backend.ts'
 import { TRANSMISSION_FLAG } from '../protocol/constants.ts'
+import { FRAMING } from '../protocol/transmission.ts'
 
 export interface OpenedDisk {
   readonly backend: FilledBackend
@@ -12,14 +13,15 @@ export interface OpenedDisk {
 }
 
 /** The flags that EXPORT_NAME, INFO and GO announce; all operations are there, so only these two things differ. */
-export function transmissionFlags(readOnly: boolean, multiConn: boolean, structuredReplies: boolean): number {
+export function transmissionFlags(readOnly: boolean, multiConn: boolean, framing: number): number {
   const flag = TRANSMISSION_FLAG
   const always = flag.HAS_FLAGS | flag.SEND_FLUSH | flag.SEND_FUA | flag.SEND_CACHE
   const writing = flag.SEND_TRIM | flag.SEND_WRITE_ZEROES | flag.SEND_FAST_ZERO
   return (
     always |
     (readOnly ? flag.READ_ONLY : writing) |
-    (structuredReplies ? flag.SEND_DF : 0) |
+    (framing === FRAMING.SIMPLE ? 0 : flag.SEND_DF) |
+    (framing === FRAMING.EXTENDED ? flag.BLOCK_STATUS_PAYLOAD : 0) |
     (multiConn ? flag.CAN_MULTI_CONN : 0)
   )
 }

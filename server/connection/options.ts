@@ -16,7 +16,9 @@ import {
   encodeTextInfo,
   type GoRequest,
   InvalidOption,
+  ProtocolViolation,
 } from '../protocol/handshake.ts'
+import { FRAMING } from '../protocol/transmission.ts'
 import { BASE_ALLOCATION_ID } from './block-status.ts'
 import { type OpenedExport, openExport } from './open-export.ts'
 import { transmissionFlags } from './opened-disk.ts'
@@ -24,7 +26,8 @@ import type { Client } from './peer.ts'
 
 /** What the options have agreed on so far. */
 export interface NegotiationState {
-  structuredReplies: boolean
+  /** One of FRAMING: the last of STRUCTURED_REPLY and EXTENDED_HEADERS. */
+  framing: number
   /** What SET_META_CONTEXT chose, and for which name. */
   metaContext: { readonly name: Buffer; readonly baseAllocation: boolean } | undefined
 }
@@ -65,6 +68,7 @@ const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
   [OPT.INFO, info],
   [OPT.GO, go],
   [OPT.STRUCTURED_REPLY, structuredReply],
+  [OPT.EXTENDED_HEADERS, extendedHeaders],
   [OPT.LIST_META_CONTEXT, metaContext],
   [OPT.SET_META_CONTEXT, metaContext],
 ])
@@ -138,6 +142,9 @@ async function exportName(
   state: NegotiationState,
   context: OptionContext,
 ): Promise<Answer> {
+  // proto.md, "NBD_OPT_EXTENDED_HEADERS": its reply has no room for what the client expects from then on.
+  if (state.framing === FRAMING.EXTENDED)
+    throw new ProtocolViolation('EXPORT_NAME cannot follow EXTENDED_HEADERS.')
   try {
     const opened = await open(context.catalog.resolve(name, context.client.peer), context)
     dropContextOfOther(name, state)
@@ -162,7 +169,22 @@ async function list(
 
 function structuredReply(option: number, payload: Buffer, state: NegotiationState): Answer {
   requireEmpty(payload, 'STRUCTURED_REPLY')
-  state.structuredReplies = true
+  if (state.framing === FRAMING.EXTENDED) {
+    return refuse(
+      option,
+      REP.ERR_EXT_HEADER_REQD,
+      'Extended headers, which include this, have been agreed on.',
+    )
+  }
+  state.framing = FRAMING.STRUCTURED
+  return { replies: [ack(option)] }
+}
+
+function extendedHeaders(option: number, payload: Buffer, state: NegotiationState): Answer {
+  requireEmpty(payload, 'EXTENDED_HEADERS')
+  if (state.framing === FRAMING.EXTENDED)
+    throw new InvalidOption('Extended headers have been agreed on already.')
+  state.framing = FRAMING.EXTENDED
   return { replies: [ack(option)] }
 }
 
@@ -172,9 +194,9 @@ function informationOf(
   served: Export,
   size: number,
   { infoTypes }: GoRequest,
-  { structuredReplies }: NegotiationState,
+  { framing }: NegotiationState,
 ): Buffer[] {
-  const flags = transmissionFlags(served.readOnly, allowsMultiConn(served), structuredReplies)
+  const flags = transmissionFlags(served.readOnly, allowsMultiConn(served), framing)
   const replies = [encodeExportInfo(option, size, flags)]
   if (infoTypes.includes(INFO.NAME)) replies.push(encodeTextInfo(option, INFO.NAME, served.name))
   if (infoTypes.includes(INFO.BLOCK_SIZE)) {
@@ -239,7 +261,7 @@ function metaContext(
   const sets = option === OPT.SET_META_CONTEXT
   // Each call replaces the set of the one before, even when it fails.
   if (sets) state.metaContext = undefined
-  if (!state.structuredReplies) throw new InvalidOption('Metadata contexts need structured replies.')
+  if (state.framing === FRAMING.SIMPLE) throw new InvalidOption('Metadata contexts need structured replies.')
   const { name, queries } = decodeMetaContext(payload)
   try {
     context.catalog.resolve(name, context.client.peer)

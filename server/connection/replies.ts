@@ -2,9 +2,8 @@
 import { CHUNK, CMD, NBD_ERRNO } from '../protocol/constants.ts'
 import { boundedText } from '../protocol/handshake.ts'
 import {
-  CHUNK_HEADER_LENGTH,
-  DATA_CHUNK_HEADER_LENGTH,
-  SIMPLE_REPLY_LENGTH,
+  dataHeaderLength,
+  FRAMING,
   wireErrno,
   writeChunkHeader,
   writeDataChunkHeader,
@@ -17,52 +16,48 @@ import type { Request } from './request.ts'
 import { writeDataAndHoles } from './zeroes.ts'
 
 /** Texts longer than this tell a client nothing more. Bytes. */
-const MAX_TEXT = 512
+export const MAX_TEXT = 512
 
-/** Success without data. A READ of nothing needs the structured form, which READ always has (proto.md, "Structured replies"). */
-export function replySuccess(structured: boolean, type: number, cookieHigh: number, cookieLow: number): void {
-  outbox.used =
-    structured && type === CMD.READ
-      ? writeChunkHeader(outbox.buffer, outbox.used, CHUNK.NONE, true, cookieHigh, cookieLow, 0)
-      : writeSimpleReply(outbox.buffer, outbox.used, NBD_ERRNO.OK, cookieHigh, cookieLow)
+/**
+ * Success without data. Structured replies may be mixed with simple ones, but for READ; extended ones may not
+ * (proto.md, "Structured reply message", "Extended reply message").
+ */
+export function replySuccess(request: Request): void {
+  const { buffer, used } = outbox
+  const isSimple =
+    request.framing === FRAMING.SIMPLE ||
+    (request.framing === FRAMING.STRUCTURED && request.type !== CMD.READ)
+  outbox.used = isSimple
+    ? writeSimpleReply(buffer, used, request, NBD_ERRNO.OK)
+    : writeChunkHeader(buffer, used, request, CHUNK.NONE, true, 0)
 }
 
 const NO_TEXT = Buffer.alloc(0)
 
-/** Failure; the structured form can carry a text for people. */
-export function replyFailure(
-  structured: boolean,
-  cookieHigh: number,
-  cookieLow: number,
-  errno: number,
-  text: Buffer = NO_TEXT,
-): void {
-  outbox.used = structured
-    ? writeErrorChunk(outbox.buffer, outbox.used, cookieHigh, cookieLow, errno, text)
-    : writeSimpleReply(outbox.buffer, outbox.used, errno, cookieHigh, cookieLow)
+/** Failure; all but simple replies can carry a text for people. */
+export function replyFailure(request: Request, errno: number, text: Buffer = NO_TEXT): void {
+  const { buffer, used } = outbox
+  outbox.used =
+    request.framing === FRAMING.SIMPLE
+      ? writeSimpleReply(buffer, used, request, errno)
+      : writeErrorChunk(buffer, used, request, errno, text)
 }
 
 /** Where a READ's data has to be put in the outbox, so that its header fits in front of it. */
-export function dataStart(structured: boolean): number {
-  return outbox.used + (structured ? DATA_CHUNK_HEADER_LENGTH : SIMPLE_REPLY_LENGTH)
+export function dataStart(request: Request): number {
+  return outbox.used + dataHeaderLength(request.framing)
 }
 
 /** Completes a READ whose data stands at dataStart(). */
-export function replyRead(
-  structured: boolean,
-  dontFragment: boolean,
-  cookieHigh: number,
-  cookieLow: number,
-  offset: number,
-  length: number,
-): void {
+export function replyRead(request: Request): void {
   const { buffer, used } = outbox
-  if (!structured) {
-    outbox.used = writeSimpleReply(buffer, used, NBD_ERRNO.OK, cookieHigh, cookieLow) + length
-  } else if (dontFragment) {
-    outbox.used = writeDataChunkHeader(buffer, used, true, cookieHigh, cookieLow, offset, length) + length
+  const { framing, offset, length } = request
+  if (framing === FRAMING.SIMPLE) {
+    outbox.used = writeSimpleReply(buffer, used, request, NBD_ERRNO.OK) + length
+  } else if (request.dontFragment) {
+    outbox.used = writeDataChunkHeader(buffer, used, request, true, offset, length) + length
   } else {
-    outbox.used = writeDataAndHoles(buffer, used, length, true, cookieHigh, cookieLow, offset)
+    outbox.used = writeDataAndHoles(buffer, used, request, offset, length, true)
   }
 }
 
@@ -79,33 +74,22 @@ export function failureErrno(request: Request): number {
 }
 
 /** The reply to a request that has ended. */
-export function replyFinished(structured: boolean, request: Request): void {
-  const { cookieHigh, cookieLow } = request
-  if (request.refusal !== 0) {
-    replyFailure(structured, cookieHigh, cookieLow, request.refusal)
+export function replyFinished(request: Request): void {
+  if (request.refusal !== NBD_ERRNO.OK) {
+    replyFailure(request, request.refusal)
   } else if (request.error !== undefined) {
     const text = request.error instanceof Error ? boundedText(request.error.message, MAX_TEXT) : NO_TEXT
-    replyFailure(structured, cookieHigh, cookieLow, failureErrno(request), text)
+    replyFailure(request, failureErrno(request), text)
   } else if (request.status !== undefined) {
     const { buffer, used } = outbox
-    const at = writeChunkHeader(
-      buffer,
-      used,
-      CHUNK.BLOCK_STATUS,
-      true,
-      cookieHigh,
-      cookieLow,
-      request.status.length,
-    )
+    const type = request.framing === FRAMING.EXTENDED ? CHUNK.BLOCK_STATUS_EXT : CHUNK.BLOCK_STATUS
+    const at = writeChunkHeader(buffer, used, request, type, true, request.status.length)
     buffer.set(request.status, at)
     outbox.used = at + request.status.length
   } else if (request.buffer !== undefined) {
-    request.buffer.copy(outbox.buffer, dataStart(structured), HEADER_ROOM, HEADER_ROOM + request.length)
-    replyRead(structured, request.dontFragment, cookieHigh, cookieLow, request.offset, request.length)
+    request.buffer.copy(outbox.buffer, dataStart(request), HEADER_ROOM, HEADER_ROOM + request.length)
+    replyRead(request)
   } else {
-    replySuccess(structured, request.type, cookieHigh, cookieLow)
+    replySuccess(request)
   }
 }
-
-/** Most bytes that a reply without data takes. */
-export const MAX_SHORT_REPLY = CHUNK_HEADER_LENGTH + 6 + MAX_TEXT

@@ -1,5 +1,8 @@
 /** Requests that could not be answered at once. Pooled: once a connection is warm, they allocate nothing. */
 import { type Completion, type Outcome, PENDING } from '../backends/backend.ts'
+import { CMD_FLAG, NBD_ERRNO } from '../protocol/constants.ts'
+import { changesData } from '../protocol/request-rules.ts'
+import { FRAMING, type ReplyHead } from '../protocol/transmission.ts'
 import { giveBuffer } from './buffers.ts'
 
 /** Whom requests report to. */
@@ -23,20 +26,22 @@ export function follow(outcome: Outcome, completion: Completion): void {
     )
 }
 
-export class Request implements Completion {
+/**
+ * A request as it was parsed and, once it has to wait, its operations. Each connection has one that it parses
+ * into; only what waits is copied to one from the pool.
+ */
+export class Request implements Completion, ReplyHead {
+  framing: number = FRAMING.SIMPLE
   type = 0
+  flags = 0
   cookieHigh = 0
   cookieLow = 0
+  /** Bytes; inexact above 2^53. */
   offset = 0
+  /** Bytes; inexact above 2^53. */
   length = 0
-  /** The reply has to wait for a flush. */
-  fua = false
-  /** READ: one chunk only. */
-  dontFragment = false
-  /** WRITE_ZEROES: FAST_ZERO was asked for. */
-  fast = false
-  /** Wire error of a WRITE that is refused, but whose payload has to be read first; 0 otherwise. */
-  refusal = 0
+  /** Wire error with which the request is refused; 0 if it is not. */
+  refusal: number = NBD_ERRNO.OK
   /** READ: the data, from HEADER_ROOM on. */
   buffer: Buffer | undefined
   error: unknown
@@ -47,14 +52,34 @@ export class Request implements Completion {
   #flushing = false
   #owner: RequestOwner | undefined
 
-  begin(owner: RequestOwner): void {
+  /** READ: one chunk only. */
+  get dontFragment(): boolean {
+    return (this.flags & CMD_FLAG.DF) !== 0
+  }
+
+  /** WRITE_ZEROES: it has to be fast or fail. */
+  get fast(): boolean {
+    return (this.flags & CMD_FLAG.FAST_ZERO) !== 0
+  }
+
+  /** The reply has to wait for a flush. */
+  get fua(): boolean {
+    return (this.flags & CMD_FLAG.FUA) !== 0 && changesData(this.type)
+  }
+
+  /** Takes over what was parsed, with one operation open. */
+  begin(owner: RequestOwner, parsed: Request): void {
+    this.framing = parsed.framing
+    this.type = parsed.type
+    this.flags = parsed.flags
+    this.cookieHigh = parsed.cookieHigh
+    this.cookieLow = parsed.cookieLow
+    this.offset = parsed.offset
+    this.length = parsed.length
+    this.refusal = parsed.refusal
     this.#owner = owner
     this.#open = 1
     this.#flushing = false
-    this.fua = false
-    this.dontFragment = false
-    this.fast = false
-    this.refusal = 0
   }
 
   /** One more operation belongs to this request. */
@@ -67,7 +92,7 @@ export class Request implements Completion {
     this.#open--
     if (this.#open > 0) return
     const owner = this.#owner as RequestOwner
-    if (!this.fua || this.#flushing || this.refusal !== 0 || this.error !== undefined) {
+    if (!this.fua || this.#flushing || this.refusal !== NBD_ERRNO.OK || this.error !== undefined) {
       owner.finished(this)
       return
     }
@@ -122,10 +147,10 @@ const MAX_IDLE = 1024
 const idleRequests: Request[] = []
 const idlePieces: WritePiece[] = []
 
-/** A request from the pool, with no flag set and one operation open, which complete() ends. */
-export function takeRequest(owner: RequestOwner): Request {
+/** A request from the pool, like the one that was parsed; it has one operation open, which complete() ends. */
+export function takeRequest(owner: RequestOwner, parsed: Request): Request {
   const request = idleRequests.pop() ?? new Request()
-  request.begin(owner)
+  request.begin(owner, parsed)
   return request
 }
 

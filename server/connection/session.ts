@@ -148,7 +148,7 @@ export class Session {
     const { readOnly, size } = opened
     log.info({ ...fields, size, readOnly }, 'Disk opened')
     const terms = {
-      structuredReplies: state.structuredReplies,
+      framing: state.framing,
       baseAllocation: state.metaContext?.baseAllocation ?? false,
     }
     this.#transmission = new Transmission(this.#channel, opened, terms, {

@@ -4,26 +4,20 @@
  * allocates nothing; requests that wait for a disk live in pooled objects (request.ts).
  */
 import type { Completion, Outcome } from '../backends/backend.ts'
-import { CMD, CMD_FLAG, NBD_ERRNO, REQUEST_MAGIC } from '../protocol/constants.ts'
+import { CMD, CMD_FLAG, MAX_PAYLOAD, NBD_ERRNO } from '../protocol/constants.ts'
 import { ProtocolViolation } from '../protocol/handshake.ts'
-import { changesData, type RequestTerms, refusalOf } from '../protocol/request-rules.ts'
-import {
-  REQUEST_COOKIE,
-  REQUEST_FLAGS,
-  REQUEST_LENGTH,
-  REQUEST_OFFSET,
-  REQUEST_SIZE,
-  REQUEST_TYPE,
-  readUInt64,
-} from '../protocol/transmission.ts'
-import { encodeBlockStatus, MAX_EXTENTS } from './block-status.ts'
+import { type RequestTerms, refusalOf } from '../protocol/request-rules.ts'
+import { EXTENDED_REQUEST_LENGTH, FRAMING, REQUEST_LENGTH } from '../protocol/transmission.ts'
+import { decodeStatusPayload, MAX_STATUS_PAYLOAD } from './block-status.ts'
 import { bytesLent, HEADER_ROOM, MAX_DATA, takeBuffer } from './buffers.ts'
 import { BulkRead } from './bulk-read.ts'
 import type { Channel, Receiver } from './channel.ts'
 import type { OpenedDisk } from './opened-disk.ts'
+import { startOperation } from './operations.ts'
 import { outbox, outboxIsFull, sendOutbox } from './outbox.ts'
+import { hasPayload, parseRequest } from './parse-request.ts'
 import { dataStart, replyFailure, replyFinished, replyRead, replySuccess } from './replies.ts'
-import { follow, type Request, type RequestOwner, takePiece, takeRequest } from './request.ts'
+import { follow, Request, type RequestOwner, takePiece, takeRequest } from './request.ts'
 
 /** Requests, and bytes moved, of one connection before others get their turn. */
 const TURN_REQUESTS = 512
@@ -36,14 +30,6 @@ const MAX_LENT_BYTES = 512 * 2 ** 20
 /** Parts of an unfinished WRITE end on multiples of this, so that no sector is torn if the client vanishes. */
 const SECTOR = 4096
 
-/** What WRITE_ZEROES asks of a backend, indexed by its flags NO_HOLE and FAST_ZERO. */
-const ZERO_FLAGS = [
-  { mayPunch: true, fast: false },
-  { mayPunch: false, fast: false },
-  { mayPunch: true, fast: true },
-  { mayPunch: false, fast: true },
-] as const
-
 /** Ends a WRITE whose payload will never arrive in full. */
 class ClientGone extends Error {
   override readonly name = 'ClientGone'
@@ -52,7 +38,8 @@ class ClientGone extends Error {
 
 /** What the handshake agreed on. */
 export interface TransmissionTerms {
-  readonly structuredReplies: boolean
+  /** One of FRAMING. */
+  readonly framing: number
   /** The client asked for the context base:allocation. */
   readonly baseAllocation: boolean
 }
@@ -70,6 +57,7 @@ export class Transmission implements Receiver, RequestOwner {
   readonly #disk: OpenedDisk
   readonly #terms: RequestTerms
   readonly #events: TransmissionEvents
+  readonly #parsed = new Request()
   /** WRITE whose payload is arriving, and the bytes still to come. */
   #write: Request | undefined
   #payload = 0
@@ -92,6 +80,7 @@ export class Transmission implements Receiver, RequestOwner {
     this.#channel = channel
     this.#disk = disk
     this.#terms = { size: disk.size, readOnly: disk.readOnly, ...terms }
+    this.#parsed.framing = terms.framing
     this.#events = events
   }
 
@@ -140,8 +129,9 @@ export class Transmission implements Receiver, RequestOwner {
           if (next === at) break
           at = next
         } else {
-          if (end - at < REQUEST_LENGTH) break
-          at = this.#takeRequest(buffer, at, end)
+          const next = this.#takeRequest(buffer, at, end)
+          if (next === at) break
+          at = next
           this.#turnRequests++
         }
         this.#turnIsOver = this.#turnRequests >= TURN_REQUESTS || this.#turnBytes >= TURN_BYTES
@@ -202,70 +192,81 @@ export class Transmission implements Receiver, RequestOwner {
     if (!this.blocked && !this.#hungUp) this.#channel.proceed()
   }
 
+  /** Parses and starts one request; returns `at` unchanged if it has not arrived in full. */
   #takeRequest(buffer: Buffer, at: number, end: number): number {
-    if (buffer.readUInt32BE(at) !== REQUEST_MAGIC) {
-      throw new ProtocolViolation('The client sent something that is not an NBD request.')
-    }
-    const flags = buffer.readUInt16BE(at + REQUEST_FLAGS)
-    const type = buffer.readUInt16BE(at + REQUEST_TYPE)
-    const cookieHigh = buffer.readUInt32BE(at + REQUEST_COOKIE)
-    const cookieLow = buffer.readUInt32BE(at + REQUEST_COOKIE + 4)
-    const offset = readUInt64(buffer, at + REQUEST_OFFSET)
-    const length = buffer.readUInt32BE(at + REQUEST_SIZE)
-    const next = at + REQUEST_LENGTH
-    if (type === CMD.DISC) {
+    const request = this.#parsed
+    const isExtended = request.framing === FRAMING.EXTENDED
+    const next = at + (isExtended ? EXTENDED_REQUEST_LENGTH : REQUEST_LENGTH)
+    if (end < next) return at
+    parseRequest(buffer, at, request)
+    if (request.type === CMD.DISC) {
       this.#hungUp = true
       return next
     }
-    const refusal = this.#stopping ? NBD_ERRNO.ESHUTDOWN : refusalOf(this.#terms, type, flags, offset, length)
-    if (type === CMD.WRITE) {
-      return this.#beginWrite(buffer, next, end, flags, cookieHigh, cookieLow, offset, length, refusal)
-    }
-    const { structuredReplies } = this.#terms
-    if (refusal !== NBD_ERRNO.OK) replyFailure(structuredReplies, cookieHigh, cookieLow, refusal)
-    else if (length === 0 && type !== CMD.FLUSH) replySuccess(structuredReplies, type, cookieHigh, cookieLow)
-    else if (type === CMD.READ) this.#read(flags, cookieHigh, cookieLow, offset, length)
-    else this.#operate(type, flags, cookieHigh, cookieLow, offset, length)
+    if (isExtended && hasPayload(request)) return this.#takeExtended(buffer, at, next, end)
+    request.refusal = this.#refusal(request)
+    if (request.type === CMD.WRITE) return this.#beginWrite(buffer, next, end)
+    this.#start()
     return next
   }
 
-  #keep(
-    type: number,
-    flags: number,
-    cookieHigh: number,
-    cookieLow: number,
-    offset: number,
-    length: number,
-  ): Request {
-    const request = takeRequest(this)
-    request.type = type
-    request.cookieHigh = cookieHigh
-    request.cookieLow = cookieLow
-    request.offset = offset
-    request.length = length
-    request.fua = (flags & CMD_FLAG.FUA) !== 0 && changesData(type)
-    request.dontFragment = (flags & CMD_FLAG.DF) !== 0
-    request.fast = (flags & CMD_FLAG.FAST_ZERO) !== 0
-    this.#waiting++
-    return request
+  #refusal({ type, flags, offset, length }: Request): number {
+    if (this.#stopping) return NBD_ERRNO.ESHUTDOWN
+    return refusalOf(this.#terms, type, flags, offset, length)
   }
 
-  #read(flags: number, cookieHigh: number, cookieLow: number, offset: number, length: number): void {
+  /** A request with extended header and payload: a WRITE, a BLOCK_STATUS that chooses contexts, or a mistake. */
+  #takeExtended(buffer: Buffer, at: number, payload: number, end: number): number {
+    const request = this.#parsed
+    const { type, length } = request
+    // Up to 2^64 bytes could be announced: what nobody would ever send is not read to its end.
+    if (length > MAX_PAYLOAD) {
+      throw new ProtocolViolation(
+        `The client announced a payload of ${length} bytes; ${MAX_PAYLOAD} are allowed.`,
+      )
+    }
+    if (type === CMD.BLOCK_STATUS && length <= MAX_STATUS_PAYLOAD) {
+      if (end - payload < length) return at
+      const effectLength = decodeStatusPayload(buffer, payload, length)
+      request.length = effectLength ?? 0
+      request.refusal = effectLength === undefined ? NBD_ERRNO.EINVAL : this.#refusal(request)
+      this.#start()
+      return payload + length
+    }
+    request.refusal = type === CMD.WRITE ? this.#refusal(request) : NBD_ERRNO.EINVAL
+    return this.#beginWrite(buffer, payload, end)
+  }
+
+  /** Answers a request without payload, or begins to. */
+  #start(): void {
+    const request = this.#parsed
+    if (request.refusal !== NBD_ERRNO.OK) replyFailure(request, request.refusal)
+    else if (request.length === 0 && request.type !== CMD.FLUSH) replySuccess(request)
+    else if (request.type === CMD.READ) this.#read(request)
+    else startOperation(this.#disk, this.#keep())
+  }
+
+  /** Moves the parsed request to where it can wait. */
+  #keep(): Request {
+    this.#waiting++
+    return takeRequest(this, this.#parsed)
+  }
+
+  #read(parsed: Request): void {
+    const { offset, length } = parsed
     if (length > MAX_DATA) {
-      this.#readInBulk(flags, cookieHigh, cookieLow, offset, length)
+      this.#readInBulk()
       return
     }
     const { backend, handle } = this.#disk
-    const { structuredReplies } = this.#terms
-    const start = dataStart(structuredReplies)
+    const start = dataStart(parsed)
     const read = backend.preadNow(handle, outbox.buffer, start, length, offset)
     this.#turnBytes += length
     if (read === length) {
-      const dontFragment = (flags & CMD_FLAG.DF) !== 0
-      replyRead(structuredReplies, dontFragment, cookieHigh, cookieLow, offset, length)
+      replyRead(parsed)
       return
     }
-    const request = this.#keep(CMD.READ, flags, cookieHigh, cookieLow, offset, length)
+    const request = this.#keep()
     const buffer = takeBuffer(length)
     request.buffer = buffer
     this.#waitingBytes += buffer.length
@@ -280,87 +281,33 @@ export class Transmission implements Receiver, RequestOwner {
     }
   }
 
-  #readInBulk(flags: number, cookieHigh: number, cookieLow: number, offset: number, length: number): void {
+  #readInBulk(): void {
     sendOutbox(this.#channel)
-    const structured = this.#terms.structuredReplies
-    const dontFragment = (flags & CMD_FLAG.DF) !== 0
-    const request = { structured, dontFragment, cookieHigh, cookieLow, offset, length }
+    const request = takeRequest(this, this.#parsed)
     this.#bulk = new BulkRead(this.#channel, this.#disk, request, error => {
       this.#bulk = undefined
+      request.release()
       if (error !== undefined) this.#events.failed(CMD.READ, error)
       this.#schedule()
     })
     this.#bulk.next()
   }
 
-  #operate(
-    type: number,
-    flags: number,
-    cookieHigh: number,
-    cookieLow: number,
-    offset: number,
-    length: number,
-  ): void {
-    const { backend, handle } = this.#disk
-    const request = this.#keep(type, flags, cookieHigh, cookieLow, offset, length)
-    try {
-      switch (type) {
-        case CMD.FLUSH:
-          follow(backend.flush(handle, request), request)
-          return
-        case CMD.TRIM:
-          follow(backend.trim(handle, length, offset, request), request)
-          return
-        case CMD.CACHE:
-          follow(backend.cache(handle, length, offset, request), request)
-          return
-        case CMD.WRITE_ZEROES: {
-          const index = (flags & CMD_FLAG.NO_HOLE ? 1 : 0) + (flags & CMD_FLAG.FAST_ZERO ? 2 : 0)
-          follow(backend.zero(handle, length, offset, ZERO_FLAGS[index] ?? ZERO_FLAGS[0], request), request)
-          return
-        }
-        default:
-          this.#status(request, (flags & CMD_FLAG.REQ_ONE) !== 0)
-      }
-    } catch (error) {
-      request.complete(error)
-    }
-  }
-
-  async #status(request: Request, onlyOne: boolean): Promise<void> {
-    const { backend, handle, size } = this.#disk
-    try {
-      const extents = await backend.extents(handle, request.length, request.offset, onlyOne ? 1 : MAX_EXTENTS)
-      request.status = encodeBlockStatus(extents, request.length, size - request.offset, onlyOne)
-      request.complete()
-    } catch (error) {
-      request.complete(error)
-    }
-  }
-
-  #beginWrite(
-    buffer: Buffer,
-    at: number,
-    end: number,
-    flags: number,
-    cookieHigh: number,
-    cookieLow: number,
-    offset: number,
-    length: number,
-    refusal: number,
-  ): number {
+  /** Begins a request with payload, whether it is to be written or dropped. */
+  #beginWrite(buffer: Buffer, at: number, end: number): number {
+    const parsed = this.#parsed
+    const { refusal, offset, length } = parsed
     let written = 0
     const isWhole = refusal === NBD_ERRNO.OK && length <= end - at && length <= MAX_DATA
     if (isWhole && length > 0) {
       written = this.#disk.backend.pwriteNow(this.#disk.handle, buffer, at, length, offset)
       this.#turnBytes += length
-      if (written === length && (flags & CMD_FLAG.FUA) === 0) {
-        replySuccess(this.#terms.structuredReplies, CMD.WRITE, cookieHigh, cookieLow)
+      if (written === length && (parsed.flags & CMD_FLAG.FUA) === 0) {
+        replySuccess(parsed)
         return at + length
       }
     }
-    const request = this.#keep(CMD.WRITE, flags, cookieHigh, cookieLow, offset, length)
-    request.refusal = refusal
+    const request = this.#keep()
     if (isWhole || length === 0) {
       if (written < length)
         this.#writeLater(request, buffer, at + written, length - written, offset + written)
@@ -372,7 +319,7 @@ export class Transmission implements Receiver, RequestOwner {
     return at
   }
 
-  /** Takes what has arrived of a WRITE's payload; returns `at` unchanged if that is less than a sector. */
+  /** Takes what has arrived of a payload; returns `at` unchanged if that is less than a sector of a write. */
   #takePayload(buffer: Buffer, at: number, end: number): number {
     const request = this.#write as Request
     const position = request.offset + (request.length - this.#payload)
@@ -421,7 +368,7 @@ export class Transmission implements Receiver, RequestOwner {
       if (request.error !== undefined && !(request.error instanceof ClientGone)) {
         this.#events.failed(request.type, request.error)
       }
-      if (!this.#channel.closed) replyFinished(this.#terms.structuredReplies, request)
+      if (!this.#channel.closed) replyFinished(request)
       request.release()
       if (outboxIsFull()) sendOutbox(this.#channel)
     }

@@ -1,16 +1,18 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { FRAMING } from '../protocol/transmission.ts'
 import { assemble, type Chunk } from './test-client.ts'
 import { writeDataAndHoles } from './zeroes.ts'
 
 const HEADER = 28
 const GUARD = 0xee
+const HEAD = { framing: FRAMING.STRUCTURED, cookieHigh: 0x11121314, cookieLow: 0x15161718, offset: 0 }
 
 /** Writes the chunks of some data, checks that nothing behind the data was touched, and takes them apart. */
 function chunksOf(data: Buffer, done: boolean, offset: number, at: number): Chunk[] {
   const buffer = Buffer.alloc(at + HEADER + data.length + 100, GUARD)
   data.copy(buffer, at + HEADER)
-  const end = writeDataAndHoles(buffer, at, data.length, done, 0x11121314, 0x15161718, offset)
+  const end = writeDataAndHoles(buffer, at, HEAD, offset, data.length, done)
   expect(end).toBeLessThanOrEqual(at + HEADER + data.length)
   expect(buffer.subarray(0, at).every(byte => byte === GUARD)).toBe(true)
   expect(buffer.subarray(at + HEADER + data.length).every(byte => byte === GUARD)).toBe(true)

@@ -1,5 +1,10 @@
 /** Structured READ replies: runs of zeroes are sent as holes, which saves the client's line. */
-import { DATA_CHUNK_HEADER_LENGTH, writeDataChunkHeader, writeHoleChunk } from '../protocol/transmission.ts'
+import {
+  dataHeaderLength,
+  type ReplyHead,
+  writeDataChunkHeader,
+  writeHoleChunk,
+} from '../protocol/transmission.ts'
 
 /** Zeroes count from this many bytes on, in steps of it. */
 const GRAIN = 4096
@@ -23,20 +28,20 @@ function runEnd(buffer: Buffer, start: number, end: number, zero: boolean): numb
 }
 
 /**
- * Turns `length` bytes of data, which lie DATA_CHUNK_HEADER_LENGTH behind `at`, into the chunks of a
- * reply that begins at `at`; the last chunk carries DONE if `done`. Returns the index behind them, never
- * behind the data's end: a hole's chunk is shorter than the zeroes it stands for.
+ * Turns `length` bytes of data, which lie dataHeaderLength() behind `at`, into the chunks of a reply that
+ * begins at `at`; the last chunk carries DONE if `done`. Returns the index behind them, never behind the
+ * data's end: a hole's chunk is shorter than the zeroes it stands for.
  */
 export function writeDataAndHoles(
   buffer: Buffer,
   at: number,
+  head: ReplyHead,
+  offset: number,
   length: number,
   done: boolean,
-  cookieHigh: number,
-  cookieLow: number,
-  offset: number,
 ): number {
-  const first = at + DATA_CHUNK_HEADER_LENGTH
+  const headerLength = dataHeaderLength(head.framing)
+  const first = at + headerLength
   const end = first + length
   let from = first
   let to = at
@@ -48,11 +53,11 @@ export function writeDataAndHoles(
     const isLast = done && next === end
     const position = offset + (from - first)
     if (zero && next - from >= GRAIN) {
-      to = writeHoleChunk(buffer, to, isLast, cookieHigh, cookieLow, position, next - from)
+      to = writeHoleChunk(buffer, to, head, isLast, position, next - from)
     } else {
-      const data = to + DATA_CHUNK_HEADER_LENGTH
+      const data = to + headerLength
       if (data !== from) buffer.copyWithin(data, from, next)
-      writeDataChunkHeader(buffer, to, isLast, cookieHigh, cookieLow, position, next - from)
+      writeDataChunkHeader(buffer, to, head, isLast, position, next - from)
       to = data + (next - from)
     }
     from = next

@@ -6,6 +6,10 @@ export const OPTION_REPLY_MAGIC = 0x0003e889045565a9n
 export const REQUEST_MAGIC = 0x25609513
 export const SIMPLE_REPLY_MAGIC = 0x67446698
 export const STRUCTURED_REPLY_MAGIC = 0x668e33ef
+export const EXTENDED_REQUEST_MAGIC = 0x21e41c71
+export const EXTENDED_REPLY_MAGIC = 0x6e8a278c
+/** In place of IHAVEOPT in the oldstyle handshake. */
+export const CLISERV_MAGIC = 0x00420281861253n
 
 /** Handshake flags (server) and client flags: the same two bits. */
 export const FLAG_FIXED_NEWSTYLE = 1 << 0
@@ -38,6 +42,7 @@ export const REP = {
   ERR_SHUTDOWN: 2 ** 31 + 7,
   ERR_BLOCK_SIZE_REQD: 2 ** 31 + 8,
   ERR_TOO_BIG: 2 ** 31 + 9,
+  ERR_EXT_HEADER_REQD: 2 ** 31 + 10,
 } as const
 
 export const INFO = { EXPORT: 0, NAME: 1, DESCRIPTION: 2, BLOCK_SIZE: 3 } as const
@@ -54,6 +59,7 @@ export const TRANSMISSION_FLAG = {
   CAN_MULTI_CONN: 1 << 8,
   SEND_CACHE: 1 << 10,
   SEND_FAST_ZERO: 1 << 11,
+  BLOCK_STATUS_PAYLOAD: 1 << 12,
 } as const
 
 export const CMD = {
@@ -73,6 +79,7 @@ export const CMD_FLAG = {
   DF: 1 << 2,
   REQ_ONE: 1 << 3,
   FAST_ZERO: 1 << 4,
+  PAYLOAD_LEN: 1 << 5,
 } as const
 
 export const CHUNK = {
@@ -80,7 +87,9 @@ export const CHUNK = {
   OFFSET_DATA: 1,
   OFFSET_HOLE: 2,
   BLOCK_STATUS: 5,
+  BLOCK_STATUS_EXT: 6,
   ERROR: 2 ** 15 + 1,
+  ERROR_OFFSET: 2 ** 15 + 2,
 } as const
 export const CHUNK_FLAG_DONE = 1 << 0
 

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { refusalOf } from './request-rules.ts'
+import { FRAMING } from './transmission.ts'
 
 const [OK, EPERM, EINVAL, ENOSPC] = [0, 1, 22, 28]
 const MIB = 2 ** 20
@@ -20,7 +21,7 @@ const DF = 4
 const REQ_ONE = 8
 const FAST_ZERO = 16
 
-const TERMS = { size: SIZE, readOnly: false, structuredReplies: true, baseAllocation: true }
+const TERMS = { size: SIZE, readOnly: false, framing: FRAMING.STRUCTURED, baseAllocation: true }
 
 interface Case {
   readonly size?: number
@@ -28,7 +29,7 @@ interface Case {
   readonly offset?: number
   readonly length?: number
   readonly readOnly?: boolean
-  readonly structuredReplies?: boolean
+  readonly framing?: number
   readonly baseAllocation?: boolean
 }
 
@@ -99,7 +100,7 @@ describe('The rest', () => {
   })
 
   test('DF needs structured replies', () => {
-    expect(refusal(READ, { flags: DF, structuredReplies: false })).toBe(EINVAL)
+    expect(refusal(READ, { flags: DF, framing: FRAMING.SIMPLE })).toBe(EINVAL)
   })
 
   test('BLOCK_STATUS needs the context', () => {

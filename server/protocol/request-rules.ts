@@ -1,23 +1,28 @@
 /** Which requests are refused, with which error, before a backend sees them. */
 import { CMD, CMD_FLAG, MAX_PAYLOAD, NBD_ERRNO } from './constants.ts'
+import { FRAMING } from './transmission.ts'
 
 /** What the rules need to know of the export and the handshake. */
 export interface RequestTerms {
   readonly size: number
   readonly readOnly: boolean
-  readonly structuredReplies: boolean
+  /** One of FRAMING. */
+  readonly framing: number
   readonly baseAllocation: boolean
 }
 
 /** Flags that a command may carry. FUA is allowed on every command, since the server announces SEND_FUA. */
-function allowedFlags(type: number, structuredReplies: boolean): number {
+function allowedFlags(type: number, framing: number): number {
+  const isExtended = framing === FRAMING.EXTENDED
   switch (type) {
     case CMD.READ:
-      return CMD_FLAG.FUA | (structuredReplies ? CMD_FLAG.DF : 0)
+      return CMD_FLAG.FUA | (framing === FRAMING.SIMPLE ? 0 : CMD_FLAG.DF)
+    case CMD.WRITE:
+      return CMD_FLAG.FUA | (isExtended ? CMD_FLAG.PAYLOAD_LEN : 0)
     case CMD.WRITE_ZEROES:
       return CMD_FLAG.FUA | CMD_FLAG.NO_HOLE | CMD_FLAG.FAST_ZERO
     case CMD.BLOCK_STATUS:
-      return CMD_FLAG.FUA | CMD_FLAG.REQ_ONE
+      return CMD_FLAG.FUA | CMD_FLAG.REQ_ONE | (isExtended ? CMD_FLAG.PAYLOAD_LEN : 0)
     default:
       return CMD_FLAG.FUA
   }
@@ -39,7 +44,7 @@ export function refusalOf(
   length: number,
 ): number {
   if (type > CMD.BLOCK_STATUS || type === CMD.DISC) return NBD_ERRNO.EINVAL
-  if ((flags & ~allowedFlags(type, terms.structuredReplies)) !== 0) return NBD_ERRNO.EINVAL
+  if ((flags & ~allowedFlags(type, terms.framing)) !== 0) return NBD_ERRNO.EINVAL
   if (type === CMD.FLUSH) return NBD_ERRNO.OK
   if (terms.readOnly && changesData(type)) return NBD_ERRNO.EPERM
   // Compared by subtraction: the sum of the two could leave the range of exact numbers.

@@ -1,10 +1,10 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import {
-  CHUNK_HEADER_LENGTH,
-  DATA_CHUNK_HEADER_LENGTH,
-  HOLE_CHUNK_LENGTH,
-  MAX_ERROR_CHUNK,
+  chunkHeaderLength,
+  dataHeaderLength,
+  EXTENDED_REQUEST_LENGTH,
+  FRAMING,
   REQUEST_COOKIE,
   REQUEST_FLAGS,
   REQUEST_LENGTH,
@@ -33,10 +33,20 @@ function written(write: (buffer: Buffer, at: number) => number): string {
 
 const hex = (text: string) => text.replaceAll(' ', '')
 const OFFSET = 0x0001_2233_4455_66
+const REQUEST_OFFSET_VALUE = 0x1a_1b1c_1d1e_1f
+
+const head = (cookieHigh: number, cookieLow: number, framing: number = FRAMING.STRUCTURED) => ({
+  framing,
+  cookieHigh,
+  cookieLow,
+  offset: REQUEST_OFFSET_VALUE,
+})
 
 describe('Replies as the protocol lays them out', () => {
   test('simple reply: magic, error, cookie', () => {
-    const reply = written((buffer, at) => writeSimpleReply(buffer, at, 0x01020304, 0x85060708, 0xf90a0b0c))
+    const reply = written((buffer, at) =>
+      writeSimpleReply(buffer, at, head(0x85060708, 0xf90a0b0c), 0x01020304),
+    )
     expect(reply).toBe(hex('67446698 01020304 85060708f90a0b0c'))
     expect(reply.length / 2).toBe(SIMPLE_REPLY_LENGTH)
   })
@@ -46,38 +56,79 @@ describe('Replies as the protocol lays them out', () => {
     [false, '0000'],
   ])('chunk: magic, flags (done: %s), type, cookie, length', (done, flags) => {
     const chunk = written((buffer, at) =>
-      writeChunkHeader(buffer, at, 0x8001, done, 0x85060708, 0xf90a0b0c, 0xfffefdfc),
+      writeChunkHeader(buffer, at, head(0x85060708, 0xf90a0b0c), 0x8001, done, 0xfffefdfc),
     )
     expect(chunk).toBe(hex(`668e33ef ${flags} 8001 85060708f90a0b0c fffefdfc`))
-    expect(chunk.length / 2).toBe(CHUNK_HEADER_LENGTH)
+    expect(chunk.length / 2).toBe(chunkHeaderLength(FRAMING.STRUCTURED))
   })
 
   test('OFFSET_DATA: type 1, length of offset and data, offset', () => {
     const chunk = written((buffer, at) =>
-      writeDataChunkHeader(buffer, at, true, 0x11121314, 0x15161718, OFFSET, 0x01020304),
+      writeDataChunkHeader(buffer, at, head(0x11121314, 0x15161718), true, OFFSET, 0x01020304),
     )
     expect(chunk).toBe(hex('668e33ef 0001 0001 1112131415161718 0102030c 0000012233445566'))
-    expect(chunk.length / 2).toBe(DATA_CHUNK_HEADER_LENGTH)
+    expect(chunk.length / 2).toBe(dataHeaderLength(FRAMING.STRUCTURED))
   })
 
   test('OFFSET_HOLE: type 2, length 12, offset, length of the hole', () => {
     const chunk = written((buffer, at) =>
-      writeHoleChunk(buffer, at, false, 0x11121314, 0x15161718, OFFSET, 0xf1020304),
+      writeHoleChunk(buffer, at, head(0x11121314, 0x15161718), false, OFFSET, 0xf1020304),
     )
     expect(chunk).toBe(hex('668e33ef 0000 0002 1112131415161718 0000000c 0000012233445566 f1020304'))
-    expect(chunk.length / 2).toBe(HOLE_CHUNK_LENGTH)
   })
 
   test('ERROR: type 2^15+1, done, length, error, length of the text, text', () => {
     const chunk = written((buffer, at) =>
-      writeErrorChunk(buffer, at, 0x11121314, 0x15161718, 0x0102, Buffer.from('why')),
+      writeErrorChunk(buffer, at, head(0x11121314, 0x15161718), 0x0102, Buffer.from('why')),
     )
     expect(chunk).toBe(hex('668e33ef 0001 8001 1112131415161718 00000009 00000102 0003 776879'))
   })
 
   test('ERROR with the longest text', () => {
-    const chunk = written((buffer, at) => writeErrorChunk(buffer, at, 1, 2, 5, Buffer.alloc(4096, 0x61)))
-    expect(chunk.length / 2).toBe(MAX_ERROR_CHUNK)
+    const chunk = written((buffer, at) =>
+      writeErrorChunk(buffer, at, head(1, 2), 5, Buffer.alloc(4096, 0x61)),
+    )
+    expect(chunk.length / 2).toBe(20 + 6 + 4096)
+  })
+})
+
+describe('Extended replies as the protocol lays them out', () => {
+  const extended = head(0x11121314, 0x15161718, FRAMING.EXTENDED)
+
+  test('chunk: magic, flags, type, cookie, offset of the request, length', () => {
+    const chunk = written((buffer, at) => writeChunkHeader(buffer, at, extended, 0x8001, true, 0x1_fffefdfc))
+    expect(chunk).toBe(hex('6e8a278c 0001 8001 1112131415161718 00001a1b1c1d1e1f 00000001fffefdfc'))
+    expect(chunk.length / 2).toBe(chunkHeaderLength(FRAMING.EXTENDED))
+  })
+
+  test('OFFSET_DATA: the offset of the data follows that of the request', () => {
+    const chunk = written((buffer, at) =>
+      writeDataChunkHeader(buffer, at, extended, true, OFFSET, 0x01020304),
+    )
+    const header = '6e8a278c 0001 0001 1112131415161718 00001a1b1c1d1e1f 000000000102030c'
+    expect(chunk).toBe(hex(`${header} 0000012233445566`))
+    expect(chunk.length / 2).toBe(dataHeaderLength(FRAMING.EXTENDED))
+  })
+
+  test('OFFSET_HOLE: the length of the hole keeps its 32 bits', () => {
+    const chunk = written((buffer, at) => writeHoleChunk(buffer, at, extended, false, OFFSET, 0xf1020304))
+    const header = '6e8a278c 0000 0002 1112131415161718 00001a1b1c1d1e1f 000000000000000c'
+    expect(chunk).toBe(hex(`${header} 0000012233445566 f1020304`))
+  })
+
+  test('ERROR: the payload is that of structured replies', () => {
+    const chunk = written((buffer, at) => writeErrorChunk(buffer, at, extended, 0x0102, Buffer.from('why')))
+    const header = '6e8a278c 0001 8001 1112131415161718 00001a1b1c1d1e1f 0000000000000009'
+    expect(chunk).toBe(hex(`${header} 00000102 0003 776879`))
+  })
+
+  test('a request has 32 bytes, its length 64 bits', () => {
+    const request = Buffer.from(
+      hex('21e41c71 0102 0304 1112131415161718 0001223344556677 0000919293949596'),
+      'hex',
+    )
+    expect(request).toHaveLength(EXTENDED_REQUEST_LENGTH)
+    expect(readUInt64(request, REQUEST_SIZE)).toBe(0x919293949596)
   })
 })
 

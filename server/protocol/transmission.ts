@@ -5,14 +5,18 @@
 import {
   CHUNK,
   CHUNK_FLAG_DONE,
-  MAX_STRING,
+  EXTENDED_REPLY_MAGIC,
   NBD_ERRNO,
   SIMPLE_REPLY_MAGIC,
   STRUCTURED_REPLY_MAGIC,
 } from './constants.ts'
 
-/** magic 4, flags 2, type 2, cookie 8, offset 8, length 4. */
+/** How requests and replies of a connection are laid out: what the handshake agreed on. */
+export const FRAMING = { SIMPLE: 0, STRUCTURED: 1, EXTENDED: 2 } as const
+
+/** A compact request: magic 4, flags 2, type 2, cookie 8, offset 8, length 4. An extended one has 8 for the length. */
 export const REQUEST_LENGTH = 28
+export const EXTENDED_REQUEST_LENGTH = 32
 export const REQUEST_FLAGS = 4
 export const REQUEST_TYPE = 6
 export const REQUEST_COOKIE = 8
@@ -21,12 +25,29 @@ export const REQUEST_SIZE = 24
 
 /** magic 4, error 4, cookie 8. */
 export const SIMPLE_REPLY_LENGTH = 16
-/** magic 4, flags 2, type 2, cookie 8, length 4. */
-export const CHUNK_HEADER_LENGTH = 20
-/** Chunk header and the offset in front of the data. */
-export const DATA_CHUNK_HEADER_LENGTH = CHUNK_HEADER_LENGTH + 8
-/** A whole OFFSET_HOLE chunk. */
-export const HOLE_CHUNK_LENGTH = CHUNK_HEADER_LENGTH + 12
+
+/** The request that a reply answers, in so far as the reply repeats it. */
+export interface ReplyHead {
+  /** One of FRAMING. */
+  readonly framing: number
+  readonly cookieHigh: number
+  readonly cookieLow: number
+  /** Only extended replies repeat it. */
+  readonly offset: number
+}
+
+/**
+ * Bytes of a chunk's header. Structured: magic 4, flags 2, type 2, cookie 8, length 4. Extended: offset 8
+ * in front of the length, which has 8.
+ */
+export function chunkHeaderLength(framing: number): number {
+  return framing === FRAMING.EXTENDED ? 32 : 20
+}
+
+/** Bytes in front of the data of a READ: a simple reply, or a chunk's header and the data's offset. */
+export function dataHeaderLength(framing: number): number {
+  return framing === FRAMING.SIMPLE ? SIMPLE_REPLY_LENGTH : chunkHeaderLength(framing) + 8
+}
 
 const TWO_POW_32 = 2 ** 32
 
@@ -42,48 +63,43 @@ export function readUInt64(buffer: Buffer, at: number): number {
 }
 
 /** A simple reply, without its data. */
-export function writeSimpleReply(
-  buffer: Buffer,
-  at: number,
-  error: number,
-  cookieHigh: number,
-  cookieLow: number,
-): number {
+export function writeSimpleReply(buffer: Buffer, at: number, head: ReplyHead, error: number): number {
   buffer.writeUInt32BE(SIMPLE_REPLY_MAGIC, at)
   buffer.writeUInt32BE(error, at + 4)
-  buffer.writeUInt32BE(cookieHigh, at + 8)
-  return buffer.writeUInt32BE(cookieLow, at + 12)
+  buffer.writeUInt32BE(head.cookieHigh, at + 8)
+  return buffer.writeUInt32BE(head.cookieLow, at + 12)
 }
 
-/** Header of a structured reply's chunk; `length` bytes of payload follow. */
+/** Header of a chunk of a structured or extended reply; `length` bytes of payload follow. */
 export function writeChunkHeader(
   buffer: Buffer,
   at: number,
+  head: ReplyHead,
   type: number,
   done: boolean,
-  cookieHigh: number,
-  cookieLow: number,
   length: number,
 ): number {
-  buffer.writeUInt32BE(STRUCTURED_REPLY_MAGIC, at)
+  const isExtended = head.framing === FRAMING.EXTENDED
+  buffer.writeUInt32BE(isExtended ? EXTENDED_REPLY_MAGIC : STRUCTURED_REPLY_MAGIC, at)
   buffer.writeUInt16BE(done ? CHUNK_FLAG_DONE : 0, at + 4)
   buffer.writeUInt16BE(type, at + 6)
-  buffer.writeUInt32BE(cookieHigh, at + 8)
-  buffer.writeUInt32BE(cookieLow, at + 12)
-  return buffer.writeUInt32BE(length, at + 16)
+  buffer.writeUInt32BE(head.cookieHigh, at + 8)
+  buffer.writeUInt32BE(head.cookieLow, at + 12)
+  if (!isExtended) return buffer.writeUInt32BE(length, at + 16)
+  writeUInt64(buffer, head.offset, at + 16)
+  return writeUInt64(buffer, length, at + 24)
 }
 
 /** Header of an OFFSET_DATA chunk; `length` bytes of data follow. */
 export function writeDataChunkHeader(
   buffer: Buffer,
   at: number,
+  head: ReplyHead,
   done: boolean,
-  cookieHigh: number,
-  cookieLow: number,
   offset: number,
   length: number,
 ): number {
-  const next = writeChunkHeader(buffer, at, CHUNK.OFFSET_DATA, done, cookieHigh, cookieLow, 8 + length)
+  const next = writeChunkHeader(buffer, at, head, CHUNK.OFFSET_DATA, done, 8 + length)
   return writeUInt64(buffer, offset, next)
 }
 
@@ -91,29 +107,24 @@ export function writeDataChunkHeader(
 export function writeHoleChunk(
   buffer: Buffer,
   at: number,
+  head: ReplyHead,
   done: boolean,
-  cookieHigh: number,
-  cookieLow: number,
   offset: number,
   length: number,
 ): number {
-  const next = writeChunkHeader(buffer, at, CHUNK.OFFSET_HOLE, done, cookieHigh, cookieLow, 12)
+  const next = writeChunkHeader(buffer, at, head, CHUNK.OFFSET_HOLE, done, 12)
   return buffer.writeUInt32BE(length, writeUInt64(buffer, offset, next))
 }
-
-/** Most bytes that writeErrorChunk writes. */
-export const MAX_ERROR_CHUNK = CHUNK_HEADER_LENGTH + 6 + MAX_STRING
 
 /** A whole ERROR chunk, the last of its reply. `message` is at most MAX_STRING bytes. */
 export function writeErrorChunk(
   buffer: Buffer,
   at: number,
-  cookieHigh: number,
-  cookieLow: number,
+  head: ReplyHead,
   error: number,
   message: Uint8Array,
 ): number {
-  let next = writeChunkHeader(buffer, at, CHUNK.ERROR, true, cookieHigh, cookieLow, 6 + message.length)
+  let next = writeChunkHeader(buffer, at, head, CHUNK.ERROR, true, 6 + message.length)
   next = buffer.writeUInt32BE(error, next)
   next = buffer.writeUInt16BE(message.length, next)
   buffer.set(message, next)
