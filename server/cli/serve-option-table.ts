@@ -16,6 +16,7 @@ export const LOG_LEVELS = ['error', 'warn', 'info', 'debug'] as const
 export type LogLevel = (typeof LOG_LEVELS)[number]
 
 const MAX_COUNT = 1_000_000
+const MAX_IOPS = 1_000_000_000
 
 const DISKS = 'Disks'
 const LISTENING = 'Listening'
@@ -201,6 +202,30 @@ export const SERVE_OPTIONS = {
     shownDefault: 'as --max-connections',
     parse: parseCount(1, MAX_COUNT),
   },
+  'read-bps': {
+    group: CLIENTS,
+    kind: 'text',
+    placeholder: 'SIZE',
+    help: 'Bytes that one client address may read a second, by all its connections together.',
+    shownDefault: 'no limit',
+    parse: text => parseSize(text),
+  },
+  'write-bps': {
+    group: CLIENTS,
+    kind: 'text',
+    placeholder: 'SIZE',
+    help: 'Bytes that one client address may write a second, by all its connections together.',
+    shownDefault: 'no limit',
+    parse: text => parseSize(text),
+  },
+  iops: {
+    group: CLIENTS,
+    kind: 'text',
+    placeholder: 'N',
+    help: 'Requests of any kind that one client address may make a second, by all its connections together.',
+    shownDefault: 'no limit',
+    parse: parseCount(1, MAX_IOPS),
+  },
   'no-list': {
     group: CLIENTS,
     kind: 'flag',
@@ -241,6 +266,13 @@ export const SERVE_OPTIONS = {
     placeholder: 'FILE',
     help: 'Pre-shared keys, user:hexkey a line: clients have to know one, or to show a certificate.',
     parse: parseText,
+  },
+  metrics: {
+    group: PROGRAM,
+    kind: 'text',
+    placeholder: 'HOST:PORT',
+    help: 'Serve HTTP there: /metrics for Prometheus, /healthz and /readyz for probes.',
+    parse: parseListenAddress,
   },
   'log-level': {
     group: PROGRAM,

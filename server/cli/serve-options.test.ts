@@ -31,7 +31,9 @@ test('the least that is needed gives the documented defaults', () => {
     connectionsPerDisk: 1,
     maxConnections: 4096,
     maxConnectionsPerClient: 4096,
+    limits: {},
     list: true,
+    metrics: undefined,
     logLevel: 'info',
   })
 })
@@ -43,7 +45,7 @@ test('every option reaches the result', () => {
       '--command-timeout 90s --disks m --max-disks 7 --names relaxed --listen 0.0.0.0:1 --listen [::]:2',
       '--unix u.sock --handshake-timeout 500ms --allow 10.0.0.0/8 --allow unix --deny 10.0.0.1 --read-only',
       '--wait=30 --connections-per-disk 4 --max-connections 100 --max-connections-per-client 5 --no-list',
-      '--log-level debug',
+      '--read-bps 10M --write-bps 1G --iops 500 --metrics 127.0.0.1:9100 --log-level debug',
     ].flatMap(line => line.split(' ')),
   )
   expect(options).toMatchObject({
@@ -68,7 +70,9 @@ test('every option reaches the result', () => {
     connectionsPerDisk: 4,
     maxConnections: 100,
     maxConnectionsPerClient: 5,
+    limits: { readBytesPerSecond: 10 * 2 ** 20, writeBytesPerSecond: 2 ** 30, iops: 500 },
     list: false,
+    metrics: { host: '127.0.0.1', port: 9100 },
     logLevel: 'debug',
   })
   expect(admits(options.access, { kind: 'ip', address: '10.0.0.2' })).toBe(true)
@@ -209,6 +213,10 @@ describe('refused', () => {
     ['--dir=d --size=1G --max-connections=0', /^--max-connections: "0" is not a whole number/],
     ['--dir=d --size=1G --max-connections=1e9', /^--max-connections: "1e9" is not a whole number/],
     ['--dir=d --size=1G --max-connections-per-client=-1', /^--max-connections-per-client: "-1" is not/],
+    ['--dir=d --size=1G --read-bps=0', /^--read-bps: "0" is too small/],
+    ['--dir=d --size=1G --write-bps=10MB/s', /^--write-bps: "10MB\/s" is not a size/],
+    ['--dir=d --size=1G --iops=0', /^--iops: "0" is not a whole number from 1 to 1000000000/],
+    ['--dir=d --size=1G --metrics=9100', /^--metrics: "9100" is not HOST:PORT/],
     ['--dir=d --size=1G --max-disks=0', /^--max-disks: "0" is not a whole number/],
     ['--dir=d --size=1G --log-level=loud', /^--log-level: "loud" is none of error, warn, info, debug/],
     ['--dir=d --size=1G exports', /^Unexpected argument "exports"/],
@@ -231,7 +239,7 @@ describe('refused', () => {
     expect(() => parseServeOptions(['--dir', 'd', '--size', '1G', ...more])).toThrow(message)
   })
 
-  test.each(['upstream', 'backend', 'metrics', 'read-bps', 'iops'])('--%s is not known', name => {
+  test.each(['upstream', 'backend'])('--%s is not known', name => {
     expect(() => parse(`--${name}=x`)).toThrow(`Unknown option --${name}.`)
   })
 })

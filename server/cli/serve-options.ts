@@ -2,6 +2,7 @@ import { AccessRuleError, type AccessRules, compileAccessRules } from '../../crd
 import type { NameRules } from '../../crds/export-name.ts'
 import { labelProblem } from '../../crds/filesystem-label.ts'
 import { quote } from '../../crds/quote.ts'
+import type { RateLimits } from '../access/rate-limit.ts'
 import type { ListenAddress } from './option-values.ts'
 import { type Parsed, parseOptions, UsageError } from './options.ts'
 import { type LogLevel, SERVE_OPTIONS } from './serve-option-table.ts'
@@ -71,9 +72,13 @@ export interface ServeOptions {
   readonly maxConnections: number
   /** At most `maxConnections`. */
   readonly maxConnectionsPerClient: number
+  /** Of one client, by all its connections together. */
+  readonly limits: RateLimits
   readonly list: boolean
   /** Undefined: no TLS. */
   readonly tls: TlsOptions | undefined
+  /** Where HTTP is served to scrapers and probes; undefined: nowhere. */
+  readonly metrics: ListenAddress | undefined
   readonly logLevel: LogLevel
 }
 
@@ -126,8 +131,14 @@ export function parseServeOptions(argv: readonly string[]): ServeOptions {
       given['max-connections-per-client'] ?? given['max-connections'],
       given['max-connections'],
     ),
+    limits: {
+      readBytesPerSecond: given['read-bps'],
+      writeBytesPerSecond: given['write-bps'],
+      iops: given.iops,
+    },
     list: !given['no-list'],
     tls: tlsOf(given),
+    metrics: given.metrics,
     logLevel: given['log-level'],
   }
 }
