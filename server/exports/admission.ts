@@ -37,34 +37,38 @@ interface Waiter {
 interface Holder {
   readonly claim: Claim
   readonly since: Date
-  places: number
 }
 
 interface Disk {
-  holder: Holder | undefined
+  /** One for each connection, the oldest first. */
+  readonly holders: Set<Holder>
   readonly waiters: Set<Waiter>
 }
 
-function fits(holder: Holder | undefined, claim: Claim): boolean {
-  if (holder === undefined) return true
-  if (!holder.claim.exclusive && !claim.exclusive) return true
-  return (
-    holder.claim.exclusive &&
-    claim.exclusive &&
-    holder.claim.client === claim.client &&
-    holder.places < claim.connections
-  )
+function oldest({ holders }: Disk): Holder | undefined {
+  const [first] = holders
+  return first
 }
 
-function refusal(holder: Holder, claim: Claim): DiskHeldError {
+function fits(disk: Disk, claim: Claim): boolean {
+  const holder = oldest(disk)?.claim
+  if (holder === undefined) return true
+  if (!holder.exclusive && !claim.exclusive) return true
+  const isOwn = holder.exclusive && claim.exclusive && holder.client === claim.client
+  return isOwn && disk.holders.size < claim.connections
+}
+
+function refusal(disk: Disk, claim: Claim): DiskHeldError {
+  const holder = oldest(disk) as Holder
   const since = holder.since.toISOString()
+  const { size } = disk.holders
   if (holder.claim.client === claim.client && holder.claim.exclusive) {
-    const count = holder.places === 1 ? '1 connection' : `${holder.places} connections`
+    const count = size === 1 ? '1 connection' : `${size} connections`
     return new DiskHeldError(
       `Disk ${claim.disk} already has ${count} from ${claim.client}, since ${since}; a client may have ${claim.connections}.`,
     )
   }
-  const others = holder.places === 1 ? '' : ` and ${holder.places - 1} more`
+  const others = size === 1 ? '' : ` and ${size - 1} more`
   return new DiskHeldError(`Disk ${claim.disk} is in use by ${holder.claim.client}${others} since ${since}.`)
 }
 
@@ -72,10 +76,16 @@ function refusal(holder: Holder, claim: Claim): DiskHeldError {
 export class Admission {
   readonly #disks = new Map<string, Disk>()
 
+  /** Disks that somebody holds or waits for. */
+  get size(): number {
+    return this.#disks.size
+  }
+
   /** Current holder and number of connections of a disk, if it is in use. */
-  holderOf(disk: string): { client: string; since: Date; connections: number } | undefined {
-    const holder = this.#disks.get(disk)?.holder
-    return holder && { client: holder.claim.client, since: holder.since, connections: holder.places }
+  holderOf(name: string): { client: string; since: Date; connections: number } | undefined {
+    const disk = this.#disks.get(name)
+    const holder = disk && oldest(disk)
+    return holder && { client: holder.claim.client, since: holder.since, connections: disk.holders.size }
   }
 
   /**
@@ -84,40 +94,45 @@ export class Admission {
    */
   async enter(claim: Claim, patience: Patience, signal: AbortSignal): Promise<Place> {
     signal.throwIfAborted()
-    const disk = this.#disks.get(claim.disk) ?? { holder: undefined, waiters: new Set() }
+    const disk = this.#disks.get(claim.disk) ?? { holders: new Set(), waiters: new Set() }
     this.#disks.set(claim.disk, disk)
-    if (fits(disk.holder, claim)) return this.#admit(disk, claim)
-    if (patience === 0) throw refusal(disk.holder as Holder, claim)
+    // A reader does not pass a writer that waits; a further connection of the client that writes may.
+    const isNext = claim.exclusive || disk.waiters.size === 0
+    if (isNext && fits(disk, claim)) return this.#admit(disk, claim)
+    if (patience === 0) throw refusal(disk, claim)
     return this.#wait(disk, claim, patience, signal)
   }
 
   #admit(disk: Disk, claim: Claim): Place {
-    if (disk.holder === undefined) disk.holder = { claim, since: new Date(), places: 1 }
-    else disk.holder.places++
-    let released = false
+    const holder = { claim, since: new Date() }
+    disk.holders.add(holder)
     return {
       release: () => {
-        if (released) return
-        released = true
-        this.#leave(disk, claim)
+        if (!disk.holders.delete(holder)) return
+        this.#admitWaiting(disk)
+        this.#forget(disk, claim.disk)
       },
     }
   }
 
-  #leave(disk: Disk, claim: Claim): void {
-    const holder = disk.holder as Holder
-    holder.places--
-    if (holder.places === 0) disk.holder = undefined
+  /**
+   * Nobody is passed by another client. Further connections of the client that writes are let in all the
+   * same: it may need all of them before it begins, and would wait for ever for who waits for it.
+   */
+  #admitWaiting(disk: Disk): void {
+    let isBlocked = false
     for (const waiter of disk.waiters) {
-      if (!fits(disk.holder, waiter.claim)) break
-      disk.waiters.delete(waiter)
-      waiter.admit(this.#admit(disk, waiter.claim))
+      if (fits(disk, waiter.claim) && (waiter.claim.exclusive || !isBlocked)) {
+        disk.waiters.delete(waiter)
+        waiter.admit(this.#admit(disk, waiter.claim))
+      } else {
+        isBlocked = true
+      }
     }
-    this.#forget(disk, claim.disk)
   }
 
   #forget(disk: Disk, name: string): void {
-    if (disk.holder === undefined && disk.waiters.size === 0 && this.#disks.get(name) === disk) {
+    if (disk.holders.size === 0 && disk.waiters.size === 0 && this.#disks.get(name) === disk) {
       this.#disks.delete(name)
     }
   }
@@ -129,6 +144,13 @@ export class Admission {
         signal.removeEventListener('abort', onAbort)
         disk.waiters.delete(waiter)
       }
+      const giveUp = (reason: unknown) => {
+        stop()
+        reject(reason)
+        // Others may have waited for this one only.
+        this.#admitWaiting(disk)
+        this.#forget(disk, claim.disk)
+      }
       const waiter: Waiter = {
         claim,
         admit: place => {
@@ -136,18 +158,9 @@ export class Admission {
           resolve(place)
         },
       }
-      const onAbort = () => {
-        stop()
-        this.#forget(disk, claim.disk)
-        reject(signal.reason)
-      }
+      const onAbort = () => giveUp(signal.reason)
       const timer =
-        patience === 'unlimited'
-          ? undefined
-          : setTimeout(() => {
-              stop()
-              reject(refusal(disk.holder as Holder, claim))
-            }, patience)
+        patience === 'unlimited' ? undefined : setTimeout(() => giveUp(refusal(disk, claim)), patience)
       signal.addEventListener('abort', onAbort, { once: true })
       disk.waiters.add(waiter)
     })
