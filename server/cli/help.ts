@@ -96,7 +96,8 @@ export function shownDefault(option: Option): string | undefined {
   return option.kind === 'text' && option.default !== undefined ? option.default : option.shownDefault
 }
 
-function wrap(text: string): string {
+/** The text in lines of at most 80 columns, indented by 6. */
+export function wrap(text: string): string {
   let lines = ''
   let line = ''
   for (const word of text.split(' ')) {
