@@ -142,6 +142,11 @@ export const SERVE_OPTIONS = {
     help: 'Unix socket to listen on.',
     parse: parseSocketPath,
   },
+  oldstyle: {
+    group: LISTENING,
+    kind: 'flag',
+    help: 'Speak the oldstyle handshake of before 2011, in which clients cannot choose a disk: all get the one named default.',
+  },
   'handshake-timeout': {
     group: LISTENING,
     kind: 'text',

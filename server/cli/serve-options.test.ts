@@ -33,6 +33,8 @@ test('the least that is needed gives the documented defaults', () => {
     maxConnectionsPerClient: 4096,
     limits: {},
     list: true,
+    oldstyle: false,
+    tls: undefined,
     metrics: undefined,
     logLevel: 'info',
   })

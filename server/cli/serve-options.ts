@@ -75,6 +75,7 @@ export interface ServeOptions {
   /** Of one client, by all its connections together. */
   readonly limits: RateLimits
   readonly list: boolean
+  readonly oldstyle: boolean
   /** Undefined: no TLS. */
   readonly tls: TlsOptions | undefined
   /** Where HTTP is served to scrapers and probes; undefined: nowhere. */
@@ -137,6 +138,7 @@ export function parseServeOptions(argv: readonly string[]): ServeOptions {
       iops: given.iops,
     },
     list: !given['no-list'],
+    oldstyle: given.oldstyle,
     tls: tlsOf(given),
     metrics: given.metrics,
     logLevel: given['log-level'],
@@ -202,6 +204,9 @@ function checkTogether(given: Given): void {
   }
 
   exclude('temporary', ['no-create', 'disks', 'max-disks'])
+  if (given.oldstyle && given.tls !== 'off') {
+    throw new UsageError('--oldstyle and --tls exclude each other: the oldstyle handshake has no TLS.')
+  }
   exclude('command', ['type', 'label', 'mkfs-option'])
   if (given.var.length > 0 && command === undefined) {
     throw new UsageError('--var needs --command: only a command sees variables.')

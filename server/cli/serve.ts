@@ -79,12 +79,22 @@ async function tlsOf({ tls }: ServeOptions, log: Log): Promise<TlsTerms | undefi
 }
 
 function termsOf(options: ServeOptions, { undeclared, declared }: OpenedDisks) {
-  const { names, access, maxConnections, maxConnectionsPerClient, waitMs, list, handshakeTimeoutMs } = options
+  const {
+    names,
+    access,
+    maxConnections,
+    maxConnectionsPerClient,
+    waitMs,
+    list,
+    oldstyle,
+    handshakeTimeoutMs,
+  } = options
   return {
     catalog: createCatalog({ access, names, undeclared, declared }),
     admission: new Admission(),
     patience: waitMs,
     list,
+    oldstyle,
     handshakeTimeoutMs,
     access,
     maxConnections,

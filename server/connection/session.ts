@@ -3,7 +3,8 @@ import type { Admission, Patience } from '../exports/admission.ts'
 import type { Catalog } from '../exports/catalog.ts'
 import { CMD } from '../protocol/constants.ts'
 import { Channel, type DescriptorHandle } from './channel.ts'
-import { Negotiation, type TlsTerms } from './negotiation.ts'
+import { Negotiation, type NegotiationEvents, type TlsTerms } from './negotiation.ts'
+import { OldstyleHandshake } from './oldstyle.ts'
 import type { OpenedExport } from './open-export.ts'
 import type { NegotiationState } from './options.ts'
 import type { Client } from './peer.ts'
@@ -25,6 +26,8 @@ export interface SessionTerms {
   readonly admission: Admission
   readonly patience: Patience
   readonly list: boolean
+  /** The oldstyle handshake in place of the fixed newstyle. */
+  readonly oldstyle: boolean
   /** TLS, if the server speaks it. */
   readonly tls: TlsTerms | undefined
   /** What the client's own part of the handshake may take, in ms. */
@@ -50,7 +53,7 @@ export class Session {
   client: Client
   readonly #terms: SessionTerms
   readonly #channel: Channel
-  readonly #negotiation: Negotiation
+  readonly #negotiation: Negotiation | OldstyleHandshake
   readonly #onEnd: () => void
   readonly #gone = new AbortController()
   #transmission: Transmission | undefined
@@ -75,7 +78,7 @@ export class Session {
         'Export refused',
       )
     const context = { catalog, admission, client, patience, list, signal: this.#gone.signal, refused }
-    this.#negotiation = new Negotiation(this.#channel, context, tls, {
+    const events: NegotiationEvents = {
       working: busy => (busy ? this.#stopClock() : this.#startClock()),
       secured: secured => {
         this.client = secured
@@ -83,7 +86,10 @@ export class Session {
       },
       opened: (opened, state) => this.#begin(opened, state),
       ended: error => this.#negotiationEnded(error),
-    })
+    }
+    this.#negotiation = terms.oldstyle
+      ? new OldstyleHandshake(this.#channel, context, events)
+      : new Negotiation(this.#channel, context, tls, events)
   }
 
   /** Greets the client. */

@@ -95,6 +95,7 @@ export async function serve(setup: Setup = {}): Promise<TestServer> {
     log: { error: logTo('error'), warn: logTo('warn'), info: logTo('info'), debug: logTo('debug') },
     access,
     tls: undefined,
+    oldstyle: false,
     maxConnections: 1000,
     maxConnectionsPerClient: 1000,
     ...setup,

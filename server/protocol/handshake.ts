@@ -1,5 +1,6 @@
 /** The fixed newstyle handshake as bytes: what a client sends is decoded, what it gets is encoded. No I/O, no state. */
 import {
+  CLISERV_MAGIC,
   FLAG_FIXED_NEWSTYLE,
   FLAG_NO_ZEROES,
   IHAVEOPT,
@@ -29,6 +30,16 @@ export function encodeGreeting(): Buffer {
   bytes.writeBigUInt64BE(NBDMAGIC, 0)
   bytes.writeBigUInt64BE(IHAVEOPT, 8)
   bytes.writeUInt16BE(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES, 16)
+  return bytes
+}
+
+/** The whole oldstyle handshake: NBDMAGIC, its own magic, size, 16 bits of nothing, transmission flags, 124 zeroes. */
+export function encodeOldstyle(size: number, flags: number): Buffer {
+  const bytes = Buffer.alloc(152)
+  bytes.writeBigUInt64BE(NBDMAGIC, 0)
+  bytes.writeBigUInt64BE(CLISERV_MAGIC, 8)
+  bytes.writeBigUInt64BE(BigInt(size), 16)
+  bytes.writeUInt16BE(flags, 26)
   return bytes
 }
 
