@@ -17,7 +17,7 @@ import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import koffi from 'koffi'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { ERRNO, errnoName, errnoOf, SystemCallError } from './errno.ts'
 import {
   addressOf,
@@ -32,6 +32,7 @@ import {
   lockFile,
   lseek,
   peerProcess,
+  peerState,
   pread,
   pwrite,
   renameNoReplace,
@@ -272,6 +273,27 @@ describe('peerProcess', () => {
     child.stdin.end()
     await once(child, 'exit')
     expect(peerProcess(fdOf(accepted)).pid).toBe(child.pid)
+  })
+})
+
+describe('peerState', () => {
+  test.each([['TCP'], ['unix']])('of a %s socket follows the peer from connection to reset', async kind => {
+    const path = kind === 'unix' ? { path: join(makeDirectory(), 'socket') } : undefined
+    const { accepted, client } = await connected(path)
+    const fd = fdOf(accepted)
+    expect(peerState(fd)).toBe('there')
+    client.end('unread')
+    await vi.waitFor(() => expect(peerState(fd)).toBe('finished'))
+    client.destroy()
+    // A TCP peer that is closed says so once it is sent something.
+    accepted.write('x')
+    await vi.waitFor(() => expect(peerState(fd)).toBe('gone'))
+  })
+
+  test('knows a connection that was reset, though nothing is read', async () => {
+    const { accepted, client } = await connected()
+    client.resetAndDestroy()
+    await vi.waitFor(() => expect(peerState(fdOf(accepted))).toBe('gone'))
   })
 })
 

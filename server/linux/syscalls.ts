@@ -49,6 +49,7 @@ const setsockopt = declare<[number, number, number, number, number]>(
 const getsockopt = declare<[number, number, number, number, number]>(
   'int getsockopt(int fd, int level, int name, int64_t value, int64_t length)',
 )
+const poll = declare<[number, number, number]>('int poll(int64_t descriptors, uint64_t count, int timeout)')
 const renameat2 = libc.func(
   'int renameat2(int oldDirectory, const char *from, int newDirectory, const char *to, uint32_t flags)',
 ) as unknown as (
@@ -216,4 +217,23 @@ export function peerProcess(fd: number): { pid: number; uid: number; gid: number
     throw new SystemCallError('getsockopt(SO_PEERCRED)', lastErrno())
   }
   return { pid: scratch.readInt32LE(0), uid: scratch.readUInt32LE(4), gid: scratch.readUInt32LE(8) }
+}
+
+const POLLERR = 0x008
+const POLLHUP = 0x010
+const POLLRDHUP = 0x2000
+
+/**
+ * What has become of a socket's peer, asked of the kernel without reading. `finished`: it sends no more, whether
+ * it still reads or not. `gone`: the connection is over.
+ */
+export function peerState(fd: number): 'there' | 'finished' | 'gone' {
+  // struct pollfd: descriptor, events that are asked for, events that there are.
+  scratch.writeInt32LE(fd, 0)
+  scratch.writeInt16LE(POLLRDHUP, 4)
+  scratch.writeInt16LE(0, 6)
+  if (poll(scratchAddress, 1, 0) < 0) throw new SystemCallError('poll', lastErrno())
+  const events = scratch.readInt16LE(6)
+  if ((events & (POLLERR | POLLHUP)) !== 0) return 'gone'
+  return (events & POLLRDHUP) !== 0 ? 'finished' : 'there'
 }

@@ -26,6 +26,8 @@ export interface DiskDirectoryOptions {
   readonly maxAtOnce?: number
   /** Told of what went wrong without failing an operation. */
   readonly onProblem?: (problem: Error) => void
+  /** Told of each disk whose making has ended, in so many ms with the wait for its turn, and how it failed if it did. */
+  readonly onCreation?: (ms: number, error: unknown) => void
   /** Waited for between the steps of a creation. For tests. */
   readonly onStep?: OnStep
 }
@@ -226,7 +228,7 @@ async function sweepWithoutMaking(hidden: string, onProblem?: (problem: Error) =
  * cannot be used: if `create` is set, that disks can be made is tried.
  */
 export async function openDiskDirectory(options: DiskDirectoryOptions): Promise<DiskDirectory> {
-  const { create, maxAtOnce, onProblem, onStep } = options
+  const { create, maxAtOnce, onProblem, onCreation, onStep } = options
   let path: string
   try {
     path = await realpath(options.path)
@@ -247,6 +249,7 @@ export async function openDiskDirectory(options: DiskDirectoryOptions): Promise<
     const staging = await openStaging(hidden, {
       ...(maxAtOnce === undefined ? {} : { maxAtOnce }),
       ...(onProblem === undefined ? {} : { onProblem }),
+      ...(onCreation === undefined ? {} : { onWork: onCreation }),
     })
     await records.sweep().catch((error: unknown) => onProblem?.(toError(error)))
     const workshop = {

@@ -3,6 +3,7 @@ import { lstatSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } fr
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import type { DiskDirectory } from './directory.ts'
+import { prepareRecipe } from './recipe.ts'
 import { countDescriptors, makeDirectory, openFilesIn } from './test-directory.ts'
 import { contents, context, EMPTY, EXT4, MIB, setUp } from './test-setup.ts'
 
@@ -240,4 +241,20 @@ test('Two directories of disks can be open on the same path', async () => {
 test('A directory that is closed twice is closed once', async () => {
   const { directory }: { directory: DiskDirectory } = await setUp()
   await Promise.all([directory.close(), directory.close()])
+})
+
+test('every creation is told to who wants to know, with its time and how it failed', async () => {
+  const told: { ms: number; error: unknown }[] = []
+  const onCreation = (ms: number, error: unknown) => told.push({ ms, error })
+  const { backend, directory } = await setUp({
+    onCreation,
+    recipe: { command: 'sleep 0.1; truncate -s 1M "$disk"' },
+  })
+  await backend.close(await backend.open('alice', context()))
+  await backend.close(await backend.open('alice', context()))
+  expect(told).toEqual([{ ms: expect.any(Number), error: undefined }])
+  expect(told[0]?.ms).toBeGreaterThanOrEqual(100)
+  const failing = { recipe: await prepareRecipe({ command: 'false' }), size: MIB, timeoutMs: 1000 }
+  await expect(directory.create('bob', failing, new AbortController().signal)).rejects.toThrow('command')
+  expect(told[1]?.error).toMatchObject({ name: 'CreationError' })
 })

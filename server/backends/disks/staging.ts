@@ -25,6 +25,8 @@ export interface StagingOptions {
   readonly onProblem?: (problem: Error) => void
   /** Default: 64 (MAX_AT_ONCE). */
   readonly maxAtOnce?: number
+  /** Told of each work that has ended: how long it took with the wait for its turn, in ms, and how it failed if it did. */
+  readonly onWork?: (ms: number, error: unknown) => void
 }
 
 /** What is done in a staging directory. */
@@ -78,7 +80,7 @@ async function register(parent: string): Promise<Registration> {
 
 /** Makes this server's own place in `parent`, after removing those that dead servers left there. */
 export async function openStaging(parentPath: string, options: StagingOptions = {}): Promise<Staging> {
-  const { onProblem, maxAtOnce = MAX_AT_ONCE } = options
+  const { onProblem, onWork, maxAtOnce = MAX_AT_ONCE } = options
   const parent = await realpath(parentPath)
   const slots = new Slots(maxAtOnce)
   let registration = await register(parent)
@@ -136,12 +138,20 @@ export async function openStaging(parentPath: string, options: StagingOptions = 
 
   return {
     async use(signal, work) {
+      const start = performance.now()
       const result = run(AbortSignal.any([signal, closing.signal]), work)
       underWay.add(result)
-      try {
-        return await result
-      } finally {
+      const ended = (error?: unknown) => {
         underWay.delete(result)
+        onWork?.(performance.now() - start, error)
+      }
+      try {
+        const made = await result
+        ended()
+        return made
+      } catch (error) {
+        ended(error)
+        throw error
       }
     },
     async close() {

@@ -15,6 +15,7 @@ function setUp(shares: Shares, lanes: number) {
   const started: TestJob[] = []
   let count = 0
   return {
+    queue,
     running,
     started,
     runningOf: (lane: number) => running.filter(job => job.lane === lane).length,
@@ -59,6 +60,7 @@ describe('The disk queue', () => {
         const submitted: TestJob[] = []
         const check = () => {
           expect(queue.running.length).toBeLessThanOrEqual(limits.threads)
+          expect(queue.queue.waiting).toBe(submitted.length - queue.started.length)
           for (let lane = 0; lane < LANES; lane++) {
             const running = queue.runningOf(lane)
             const ofLane = queue.started.filter(job => job.lane === lane)

@@ -36,12 +36,18 @@ export function sharesOf(poolSize: number): Shares {
 
 export class DiskQueue {
   #running = 0
+  #waiting = 0
   #first: Lane | undefined
   #last: Lane | undefined
   readonly #shares: Shares
 
   constructor(shares: Shares) {
     this.#shares = shares
+  }
+
+  /** Jobs that wait for a thread. */
+  get waiting(): number {
+    return this.#waiting
   }
 
   /** Starts the job, or keeps it until a thread is free for its lane. */
@@ -54,6 +60,7 @@ export class DiskQueue {
       this.#start(lane, job)
       return
     }
+    this.#waiting++
     job.next = undefined
     if (lane.tail === undefined) lane.head = job
     else lane.tail.next = job
@@ -72,6 +79,7 @@ export class DiskQueue {
       if (next === undefined) return
       const job = next.head
       if (job === undefined || next.running >= this.#shares.perLane) continue
+      this.#waiting--
       next.head = job.next
       if (next.head === undefined) next.tail = undefined
       job.next = undefined
