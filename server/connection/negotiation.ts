@@ -127,7 +127,8 @@ export class Negotiation implements Receiver {
         `Option ${option} needs the fixed newstyle handshake, which the client did not agree to.`,
       )
     }
-    if (option === OPT.STARTTLS && end > payload + length) {
+    const goesOver = option === OPT.STARTTLS && length === 0 && this.#tls && !this.#context.client.secured
+    if (goesOver && end > payload + length) {
       throw new ProtocolViolation('The client sent more behind STARTTLS than TLS can be trusted after.')
     }
     this.#answer(option, Buffer.from(buffer.subarray(payload, payload + length)))
