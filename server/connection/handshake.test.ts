@@ -320,6 +320,15 @@ describe('LIST', () => {
     await inSync(client)
   })
 
+  test('of a directory that has gone is an error of the platform, and the handshake goes on', async () => {
+    const server = await serve()
+    const client = await server.greeted()
+    rmSync(server.path, { recursive: true })
+    expect(await outcome(client, LIST)).toMatchObject({ error: ERR.PLATFORM })
+    await inSync(client)
+    mkdirSync(server.path)
+  })
+
   test('is not answered for ever', async () => {
     const server = await serve()
     const client = await server.greeted()

@@ -163,8 +163,13 @@ async function list(
 ): Promise<Answer> {
   requireEmpty(payload, 'LIST')
   if (!context.list) return refuse(option, REP.ERR_POLICY, 'This server does not list its exports.')
-  const names = await context.catalog.list(context.client.peer)
-  return { replies: [...names.map(name => encodeServerReply(option, name)), ack(option)] }
+  try {
+    const names = await context.catalog.list(context.client.peer)
+    return { replies: [...names.map(name => encodeServerReply(option, name)), ack(option)] }
+  } catch (error) {
+    context.refused(payload, error)
+    return refuse(option, REP.ERR_PLATFORM, 'The exports cannot be listed now.')
+  }
 }
 
 function structuredReply(option: number, payload: Buffer, state: NegotiationState): Answer {
