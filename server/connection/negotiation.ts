@@ -12,7 +12,7 @@ import {
   ProtocolViolation,
 } from '../protocol/handshake.ts'
 import { FRAMING } from '../protocol/transmission.ts'
-import type { Channel, Receiver } from './channel.ts'
+import { type Channel, MAX_LEFTOVER, type Receiver } from './channel.ts'
 import type { OpenedExport } from './open-export.ts'
 import { transmissionFlags } from './opened-disk.ts'
 import { answerOption, type NegotiationState, type OptionContext } from './options.ts'
@@ -89,6 +89,9 @@ export class Negotiation implements Receiver {
       const next = this.#step(buffer, at, end)
       if (next === at) break
       at = next
+    }
+    if (this.#busy && end - at > MAX_LEFTOVER) {
+      throw new ProtocolViolation('The client sent too much ahead of the answer to its option.')
     }
     return this.#phase === 'over' && !this.#busy ? end : at
   }
