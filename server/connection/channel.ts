@@ -5,7 +5,7 @@
 import { Socket } from 'node:net'
 import { ERRNO, SystemCallError } from '../linux/errno.ts'
 import { addressOf, lastErrno, trySend } from '../linux/syscalls.ts'
-import type { TlsAcceptor } from './tls.ts'
+import { type TlsAcceptor, tlsFailure } from './tls.ts'
 
 /** Most bytes that one read of a socket brings. */
 const RECEIVE_BYTES = 2 ** 20
@@ -90,7 +90,9 @@ export class Channel {
         if (!this.#closing) this.#receiver?.ended()
       })
       .on('error', error => {
-        this.#error ??= error
+        this.#error ??= this.#secured ? tlsFailure(error) : error
+        // TLS that breaks after its handshake leaves the connection open by itself.
+        socket.destroy()
       })
   }
 
@@ -98,7 +100,7 @@ export class Channel {
    * Goes over to TLS after `lastWords`, the last bytes in plain text. Nothing is read between these and the
    * TLS handshake, and nothing may have been left unconsumed (CVE-2021-3716).
    * @returns the subject of the client's certificate, if it showed one
-   * @throws TlsHandshakeError
+   * @throws TlsError
    */
   async secure(acceptor: TlsAcceptor, lastWords: Buffer): Promise<string | undefined> {
     const plain = this.#socket

@@ -1,13 +1,16 @@
 /** The handshake of one connection: options in, replies out, until an export is opened or the client leaves. */
+import { ExportRefusal } from '../exports/export.ts'
 import { OPT, REP } from '../protocol/constants.ts'
 import {
   CLIENT_FLAGS_LENGTH,
   decodeClientFlags,
+  decodeGo,
   decodeOptionHeader,
   encodeExportNameReply,
   encodeGreeting,
   encodeOptionError,
   encodeOptionReply,
+  InvalidOption,
   OPTION_HEADER_LENGTH,
   ProtocolViolation,
 } from '../protocol/handshake.ts'
@@ -17,7 +20,7 @@ import type { OpenedExport } from './open-export.ts'
 import { transmissionFlags } from './opened-disk.ts'
 import { answerOption, type NegotiationState, type OptionContext } from './options.ts'
 import { type Client, securedClient } from './peer.ts'
-import type { TlsAcceptor } from './tls.ts'
+import { type TlsAcceptor, TlsError } from './tls.ts'
 
 /** Options that one client may send; LIST counts for more, since its answer is long. */
 const MAX_OPTIONS = 256
@@ -44,6 +47,16 @@ export interface NegotiationEvents {
 
 const newState = (): NegotiationState => ({ framing: FRAMING.SIMPLE, metaContext: undefined })
 
+/** The export's name in an option that has one, for the log. */
+function nameIn(option: number, payload: Buffer): Buffer {
+  try {
+    if (option === OPT.GO || option === OPT.INFO) return decodeGo(payload).name
+  } catch (error) {
+    if (!(error instanceof InvalidOption)) throw error
+  }
+  return Buffer.alloc(0)
+}
+
 export class Negotiation implements Receiver {
   readonly #channel: Channel
   #context: OptionContext
@@ -55,6 +68,7 @@ export class Negotiation implements Receiver {
   #fixedNewstyle = false
   #budget = MAX_OPTIONS
   #busy = false
+  #securing = false
   #stopping = false
   #error: Error | undefined
 
@@ -106,7 +120,8 @@ export class Negotiation implements Receiver {
 
   closed(error: Error | undefined): void {
     this.#phase = 'over'
-    this.#events.ended(this.#error ?? error)
+    const left = this.#securing ? new TlsError('The client left during the TLS handshake.') : undefined
+    this.#events.ended(this.#error ?? error ?? left)
   }
 
   /** Takes one message; returns `at` if it has not arrived in full. */
@@ -150,12 +165,20 @@ export class Negotiation implements Receiver {
     } else if (option === OPT.STARTTLS) {
       this.#startTls(payload)
     } else if (this.#tls?.required && !this.#context.client.secured) {
-      if (option === OPT.EXPORT_NAME)
-        this.#fail(new ProtocolViolation('The client did not use TLS, which is required.'))
-      else this.#send(encodeOptionError(option, REP.ERR_TLS_REQD, 'This server requires TLS.'))
+      this.#demandTls(option, payload)
     } else {
       void this.#work(option, payload)
     }
+  }
+
+  #demandTls(option: number, payload: Buffer): void {
+    if (option === OPT.EXPORT_NAME) {
+      this.#fail(new ProtocolViolation('The client did not use TLS, which is required.'))
+      return
+    }
+    const refusal = new ExportRefusal('tls', 'This server requires TLS.')
+    this.#send(encodeOptionError(option, REP.ERR_TLS_REQD, refusal.message))
+    this.#context.refused(nameIn(option, payload), refusal)
   }
 
   #startTls(payload: Buffer): void {
@@ -169,6 +192,7 @@ export class Negotiation implements Receiver {
 
   async #secure(acceptor: TlsAcceptor): Promise<void> {
     this.#busy = true
+    this.#securing = true
     try {
       const subject = await this.#channel.secure(acceptor, encodeOptionReply(OPT.STARTTLS, REP.ACK))
       const client = securedClient(this.#context.client, subject)
@@ -179,6 +203,7 @@ export class Negotiation implements Receiver {
     } catch (error) {
       this.#fail(error instanceof Error ? error : new Error('TLS failed.', { cause: error }))
     }
+    this.#securing = false
     this.#busy = false
     this.#channel.proceed()
   }

@@ -27,7 +27,7 @@ export interface RawClient {
 }
 
 /** Wraps a connected socket, which is destroyed when the test ends. */
-function wrap(socket: Socket): RawClient {
+export function wrap(socket: Socket): RawClient {
   const chunks: Buffer[] = []
   let pending = 0
   let wanted = 0

@@ -25,10 +25,17 @@ export class TlsCredentialsError extends Error {
   readonly code = 'ECREDENTIALS'
 }
 
-/** A TLS handshake that failed, or a client that could not prove who it is. */
-export class TlsHandshakeError extends Error {
-  override readonly name = 'TlsHandshakeError'
+/** A TLS handshake that failed, a client that could not prove who it is, or a connection that broke later. */
+export class TlsError extends Error {
+  override readonly name = 'TlsError'
   readonly code = 'ETLS'
+}
+
+/** Says of an error of a TLS connection what OpenSSL says, without where in its sources. */
+export function tlsFailure(error: Error): TlsError {
+  const { reason } = error as { reason?: unknown }
+  const text = typeof reason === 'string' ? reason : error.message
+  return new TlsError(`TLS failed: ${text}.`, { cause: error })
 }
 
 /** A connection that speaks TLS now. */
@@ -42,7 +49,7 @@ export interface Secured {
 export interface TlsAcceptor {
   /**
    * Does the server's part of a TLS handshake on a connected socket.
-   * @throws TlsHandshakeError
+   * @throws TlsError
    */
   accept(plain: Socket): Promise<Secured>
   /** Stops following the files. */
@@ -165,7 +172,7 @@ function refusalOf(socket: TLSSocket): string {
 
 interface Handshake {
   resolve(secured: Secured): void
-  reject(error: TlsHandshakeError): void
+  reject(error: TlsError): void
 }
 
 /** The socket below; Node tells which only in this property. */
@@ -201,18 +208,18 @@ export async function openTls(
   })
   server.on('secureConnection', socket => {
     const handshake = settle(socket)
+    // A client may say its last word and still read the replies.
+    socket.allowHalfOpen = true
     if (handshake === undefined) {
       socket.destroy()
     } else if (wantsProof && !socket.authorized && !provedKey(socket)) {
-      handshake.reject(new TlsHandshakeError(refusalOf(socket)))
+      handshake.reject(new TlsError(refusalOf(socket)))
     } else {
       handshake.resolve({ socket, distinguishedName: socket.authorized ? subjectOf(socket) : undefined })
     }
   })
   server.on('tlsClientError', (error, socket) => {
-    settle(socket)?.reject(
-      new TlsHandshakeError(`The TLS handshake failed: ${error.message}.`, { cause: error }),
-    )
+    settle(socket)?.reject(tlsFailure(error))
   })
 
   const reload = async () => {
@@ -236,8 +243,10 @@ export async function openTls(
         handshakes.set(plain, { resolve, reject })
         plain.once('close', () => {
           handshakes.delete(plain)
-          reject(new TlsHandshakeError('The client left during the TLS handshake.'))
+          reject(new TlsError('The client left during the TLS handshake.'))
         })
+        // Node overlooks a client that hangs up in the middle of the handshake if it may do so by half.
+        plain.allowHalfOpen = false
         server.emit('connection', plain)
       }),
     close: () => clearInterval(timer),
