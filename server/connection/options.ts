@@ -126,9 +126,14 @@ function refuseExport(option: number, name: Buffer, error: unknown, context: Opt
 
 async function open(
   served: Export,
-  { admission, client, patience, signal }: OptionContext,
+  { admission, catalog, client, patience, signal }: OptionContext,
 ): Promise<OpenedExport> {
-  return openExport(served, { admission, patience, client: client.identity, signal })
+  const opened = await openExport(served, { admission, patience, client: client.identity, signal })
+  // The terms may have changed while the client waited for its disk.
+  const reason = catalog.revocation(served, client.peer)
+  if (reason === undefined) return opened
+  await opened.close()
+  throw new ExportRefusal('policy', reason)
 }
 
 /** Contexts hold for the name that they were chosen for (proto.md, "NBD_OPT_SET_META_CONTEXT"). */

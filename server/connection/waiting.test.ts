@@ -104,6 +104,25 @@ describe('A held disk', () => {
     await allGone(server, 1)
     expect(server.admission.size).toBe(1)
   })
+
+  test('is not given to a client that was shut out while it waited', async () => {
+    const shutOut = new Set<string>()
+    const server = await serve({
+      patience: 'unlimited',
+      around: catalog => ({
+        ...catalog,
+        revocation: open => (shutOut.has(open.name) ? 'You are not allowed here any more.' : undefined),
+      }),
+    })
+    const holder = await server.attached()
+    const client = await server.greeted()
+    await waitFor(client)
+    shutOut.add('disk')
+    holder.send(request(DISC))
+    expect(await lastOf(client)).toMatchObject({ error: ERR.POLICY })
+    expect(server.admission.size).toBe(0)
+    expect(holdings(server.path).locks).toBe(0)
+  })
 })
 
 describe('The handshake', () => {
