@@ -99,15 +99,20 @@ export class Negotiation implements Receiver {
 
   receive(buffer: Buffer, start: number, end: number): number {
     let at = start
-    while (!this.#busy) {
+    while (!this.#isWaiting) {
       const next = this.#step(buffer, at, end)
       if (next === at) break
       at = next
     }
-    if (this.#busy && end - at > MAX_LEFTOVER) {
+    if (this.#isWaiting && end - at > MAX_LEFTOVER) {
       throw new ProtocolViolation('The client sent too much ahead of the answer to its option.')
     }
     return this.#phase === 'over' && !this.#busy ? end : at
+  }
+
+  /** The next option has its turn when the one before is answered and the answer is on its way. */
+  get #isWaiting(): boolean {
+    return this.#busy || this.#channel.congested
   }
 
   ended(): void {
@@ -115,7 +120,7 @@ export class Negotiation implements Receiver {
   }
 
   drained(): void {
-    // Replies of the handshake are small and bounded by the number of options; nothing waits for them.
+    if (!this.#isWaiting) this.#channel.proceed()
   }
 
   closed(error: Error | undefined): void {
@@ -228,7 +233,7 @@ export class Negotiation implements Receiver {
     { replies, opened }: Awaited<ReturnType<typeof answerOption>>,
   ): Promise<void> {
     if (opened === undefined) {
-      for (const reply of replies) this.#send(reply)
+      this.#send(Buffer.concat(replies))
       // EXPORT_NAME knows no error reply: the only answer left is to hang up.
       if (option === OPT.EXPORT_NAME) this.#end()
       return
@@ -237,7 +242,7 @@ export class Negotiation implements Receiver {
       await opened.close()
       return
     }
-    for (const reply of replies) this.#send(reply)
+    this.#send(Buffer.concat(replies))
     if (option === OPT.EXPORT_NAME) {
       const flags = transmissionFlags(opened.readOnly, opened.multiConn, this.#state.framing)
       this.#send(encodeExportNameReply(opened.size, flags, this.#noZeroes))

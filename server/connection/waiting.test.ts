@@ -16,6 +16,8 @@ import {
 } from './test-client.ts'
 import { allGone, holdings, MIB, serve } from './test-server.ts'
 
+const LIST = 3
+
 const pause = (ms: number) => new Promise(resolve => setTimeout(resolve, ms))
 
 /** Sends GO and gives the server time to find the disk held. */
@@ -190,5 +192,27 @@ describe('A client that leaves while its disk is made', () => {
     await allGone(server)
     expect(server.admission.size).toBe(0)
     await server.attached()
+  })
+})
+
+describe('A list of many exports', () => {
+  test('is sent to a client that does not read only when the one before has gone', async () => {
+    const names = Array.from({ length: 10_000 }, (_, index) => `${'x'.repeat(240)}${index}`)
+    const server = await serve({ around: catalog => ({ ...catalog, list: async () => names }) })
+    const clients = await Promise.all(Array.from({ length: 5 }, () => server.greeted()))
+    for (const client of clients) {
+      client.pause()
+      for (let count = 0; count < 8; count++) client.send(option(LIST))
+    }
+    await pause(100)
+    const before = process.memoryUsage().arrayBuffers
+    await pause(300)
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(5 * 4 * MIB)
+    const [client] = clients as [RawClient]
+    client.resume()
+    for (let count = 0; count < 8; count++) {
+      const replies = await takeOptionReplies(client)
+      expect(replies).toHaveLength(10_001)
+    }
   })
 })
