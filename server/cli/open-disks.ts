@@ -37,20 +37,30 @@ function termsOf(options: ServeOptions, backend: FilledBackend): UndeclaredDisks
   return { backend, readOnly, temporary, connections: connectionsPerDisk, maxSize: newDisk?.maxSize }
 }
 
+/** Told of each disk whose making has ended, in so many ms, and how it failed if it did. */
+type OnCreation = (ms: number, error: unknown) => void
+
 /**
  * Opens what the options name. `onChange` is called when the manifests have changed and their new terms hold.
  * @throws RecipeError, DirectoryError, ManifestsError; nothing is left open then
  */
-export function openDisks(options: ServeOptions, log: Log, onChange: () => void): Promise<OpenedDisks> {
-  return options.temporary ? openTemporary(options) : openPersistent(options, log, onChange)
+export function openDisks(
+  options: ServeOptions,
+  log: Log,
+  onCreation: OnCreation,
+  onChange: () => void,
+): Promise<OpenedDisks> {
+  return options.temporary
+    ? openTemporary(options, onCreation)
+    : openPersistent(options, log, onCreation, onChange)
 }
 
-async function openTemporary(options: ServeOptions): Promise<OpenedDisks> {
+async function openTemporary(options: ServeOptions, onCreation: OnCreation): Promise<OpenedDisks> {
   const { newDisk, dir, commandTimeoutMs } = options
   // The options' own check has seen to that.
   if (newDisk === undefined) throw new TypeError('A temporary disk is always made.')
   const recipe = await prepareRecipe(recipeOf(newDisk.content))
-  const area = await openTemporaryArea(dir)
+  const area = await openTemporaryArea(dir, { onWork: onCreation })
   const backend = createTemporaryBackend({ area, recipe, size: newDisk.size, commandTimeoutMs })
   return {
     undeclared: termsOf(options, backend as FilledBackend),
@@ -59,7 +69,12 @@ async function openTemporary(options: ServeOptions): Promise<OpenedDisks> {
   }
 }
 
-async function openPersistent(options: ServeOptions, log: Log, onChange: () => void): Promise<OpenedDisks> {
+async function openPersistent(
+  options: ServeOptions,
+  log: Log,
+  onCreation: OnCreation,
+  onChange: () => void,
+): Promise<OpenedDisks> {
   const { dir, newDisk, maxDisks, create, disks, names, commandTimeoutMs } = options
   // First, because a recipe that cannot work must leave nothing behind.
   const recipe = await prepareRecipe(newDisk === undefined ? NO_RECIPE : recipeOf(newDisk.content))
@@ -68,13 +83,16 @@ async function openPersistent(options: ServeOptions, log: Log, onChange: () => v
     create,
     ...(maxDisks !== undefined && { maxDisks }),
     onProblem: problem => log.warn(reasonOf(problem), 'Problem in the directory of disks'),
+    onCreation,
   })
   try {
     const size = newDisk?.size ?? 0
     const servesUndeclared = newDisk !== undefined || disks === undefined
     const backend = createDisksBackend({ directory, recipe, size, names, commandTimeoutMs }) as FilledBackend
     const declared =
-      disks === undefined ? undefined : await followManifests(disks, directory, options, log, onChange)
+      disks === undefined
+        ? undefined
+        : await followManifests(disks, directory, options, log, onCreation, onChange)
     return {
       undeclared: servesUndeclared ? termsOf(options, backend) : undefined,
       declared: declared?.disks,
@@ -94,13 +112,14 @@ async function followManifests(
   directory: DiskDirectory,
   options: ServeOptions,
   log: Log,
+  onCreation: OnCreation,
   onChange: () => void,
 ): Promise<{ disks: DeclaredDisks; close(): Promise<void> }> {
   const { readOnly, commandTimeoutMs, names } = options
   const tls = options.tls !== undefined
   let opening: Promise<Staging> | undefined
   const openArea = () => {
-    opening ??= openTemporaryArea(join(directory.path, HIDDEN_NAME))
+    opening ??= openTemporaryArea(join(directory.path, HIDDEN_NAME), { onWork: onCreation })
     return opening
   }
   const disks = createDeclaredDisks({ directory, openArea, readOnly, commandTimeoutMs, tls, log })

@@ -1,4 +1,5 @@
 /** `ondemand-disk serve`: from options to a running server, and from a signal to its end. */
+import { RateAccounts } from '../access/rate-limit.ts'
 import type { Endpoint } from '../connection/listener.ts'
 import type { TlsTerms } from '../connection/negotiation.ts'
 import { type NbdServer, startServer } from '../connection/server.ts'
@@ -6,8 +7,11 @@ import { reasonOf } from '../connection/session.ts'
 import { openTls } from '../connection/tls.ts'
 import { Admission } from '../exports/admission.ts'
 import { createCatalog } from '../exports/catalog.ts'
+import type { Readiness } from '../metrics/endpoint.ts'
+import { ServerMetrics } from '../metrics/server-metrics.ts'
 import { createLog, type Log } from './log.ts'
 import { limitLog } from './log-limit.ts'
+import { countCreations, openMetricsEndpoint } from './metrics-endpoint.ts'
 import { type OpenedDisks, openDisks } from './open-disks.ts'
 import { addressesToBind, parseServeOptions, type ServeOptions } from './serve-options.ts'
 import { type ActivatedSocket, takeActivatedSockets } from './systemd.ts'
@@ -47,23 +51,31 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
   const log = createLog(options.logLevel, 2, process.stderr.isTTY)
   const limitedLog = limitLog(log)
   const stopped = stopSignal()
+  const metrics = new ServerMetrics()
+  let readiness: Readiness = 'starting'
   let server: NbdServer | undefined
   let tls: TlsTerms | undefined
-  const disks = await openDisks(options, log, () => server?.enforceAccess())
+  let disks: OpenedDisks | undefined
+  const endpoint =
+    options.metrics && (await openMetricsEndpoint(options.metrics, metrics, () => readiness, log))
   try {
+    disks = await openDisks(options, log, countCreations(metrics), () => server?.enforceAccess())
     tls = await tlsOf(options, log)
-    const terms = { ...termsOf(options, disks), tls, log: limitedLog }
+    const terms = { ...termsOf(options, disks), tls, metrics, log: limitedLog }
     server = await startServer(terms, endpointsOf(options, activated))
     // Manifests may have changed between the first look and the first client.
     server.enforceAccess()
     for (const uri of server.uris) log.info({ uri }, 'Listening')
+    readiness = 'ready'
     hooks.onListening?.(server.uris)
     const signal = await stopped
+    readiness = 'stopping'
     log.info({ signal, connections: server.connections }, 'Stopping')
     await server.stop()
   } finally {
     tls?.acceptor.close()
-    await disks.close()
+    await disks?.close()
+    await endpoint?.close()
     limitedLog.close()
   }
   log.info({}, 'Stopped')
@@ -88,6 +100,7 @@ function termsOf(options: ServeOptions, { undeclared, declared }: OpenedDisks) {
     list,
     oldstyle,
     handshakeTimeoutMs,
+    limits,
   } = options
   return {
     catalog: createCatalog({ access, names, undeclared, declared }),
@@ -96,6 +109,8 @@ function termsOf(options: ServeOptions, { undeclared, declared }: OpenedDisks) {
     list,
     oldstyle,
     handshakeTimeoutMs,
+    limits,
+    accounts: new RateAccounts(),
     access,
     maxConnections,
     maxConnectionsPerClient,

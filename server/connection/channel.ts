@@ -4,7 +4,7 @@
  */
 import { Socket } from 'node:net'
 import { ERRNO, SystemCallError } from '../linux/errno.ts'
-import { addressOf, lastErrno, trySend } from '../linux/syscalls.ts'
+import { addressOf, lastErrno, peerState, trySend } from '../linux/syscalls.ts'
 import { type TlsAcceptor, tlsFailure } from './tls.ts'
 
 /** Most bytes that one read of a socket brings. */
@@ -138,6 +138,11 @@ export class Channel {
   /** So much is waiting that nothing should be added: `drained` is called when it has gone. */
   get congested(): boolean {
     return this.#socket.writableLength > (this.#secured ? TLS_BACKLOG : 0)
+  }
+
+  /** What has become of the client, which also shows while nothing is read. */
+  get peerState(): 'there' | 'finished' | 'gone' {
+    return this.#socket.destroyed ? 'gone' : peerState(this.fd)
   }
 
   get ended(): boolean {

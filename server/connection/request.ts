@@ -15,6 +15,12 @@ export interface RequestOwner {
   returned(bytes: number): void
 }
 
+/** Ends a WRITE whose payload will never arrive in full. */
+export class ClientGone extends Error {
+  override readonly name = 'ClientGone'
+  readonly code = 'ESHUTDOWN'
+}
+
 /** Connects the outcome of a backend's operation to its completion. */
 export function follow(outcome: Outcome, completion: Completion): void {
   if (outcome === PENDING) return
@@ -42,6 +48,8 @@ export class Request implements Completion, ReplyHead {
   length = 0
   /** Wire error with which the request is refused; 0 if it is not. */
   refusal: number = NBD_ERRNO.OK
+  /** When its bytes came, in ms of the steady clock. */
+  startedAt = 0
   /** READ: the data, from HEADER_ROOM on. */
   buffer: Buffer | undefined
   error: unknown
@@ -77,6 +85,7 @@ export class Request implements Completion, ReplyHead {
     this.offset = parsed.offset
     this.length = parsed.length
     this.refusal = parsed.refusal
+    this.startedAt = parsed.startedAt
     this.#owner = owner
     this.#open = 1
     this.#flushing = false

@@ -5,7 +5,8 @@ import { needsCertificate } from '../exports/catalog.ts'
 import type { DescriptorHandle } from './channel.ts'
 import { type Endpoint, type Listener, listen } from './listener.ts'
 import type { Client } from './peer.ts'
-import { AccessRevoked, Session, type SessionTerms } from './session.ts'
+import { AccessRevoked } from './refusals.ts'
+import { Session, type SessionTerms } from './session.ts'
 
 /** What a server is made of. */
 export interface ServerTerms extends SessionTerms {
@@ -20,7 +21,10 @@ export interface NbdServer {
   readonly uris: readonly string[]
   /** Connections now. */
   readonly connections: number
-  /** Ends the connections of all clients who may not have their disk any more. To be called when the catalog has changed. */
+  /**
+   * Ends the connections of all clients who may not have their disk any more, and holds the others to the
+   * limits that there are now. To be called when the catalog has changed.
+   */
   enforceAccess(): void
   /**
    * Takes no more clients, lets what is under way finish, refuses the rest with ESHUTDOWN, syncs all
@@ -43,7 +47,7 @@ export async function startServer(
   terms: ServerTerms,
   endpoints: readonly (Endpoint & { optional?: boolean })[],
 ): Promise<NbdServer> {
-  const { log, access } = terms
+  const { log, access, metrics } = terms
   const sessions = new Set<Session>()
   const perClient = new Map<string, number>()
 
@@ -63,6 +67,7 @@ export async function startServer(
 
   const leave = (session: Session): void => {
     sessions.delete(session)
+    metrics.connections--
     const { identity } = session.client
     const left = (perClient.get(identity) ?? 1) - 1
     if (left === 0) perClient.delete(identity)
@@ -70,14 +75,18 @@ export async function startServer(
   }
 
   const accept = (handle: DescriptorHandle, client: Client): void => {
-    const reason = accessRefusal(client) ?? limitRefusal(client)
+    const rule = accessRefusal(client)
+    const reason = rule ?? limitRefusal(client)
     if (reason !== undefined) {
       handle.close()
+      metrics.refusals[rule === undefined ? 'limit' : 'access']++
       log.warn({ client: client.shown, reason }, 'Client refused')
       return
     }
     const session: Session = new Session(handle, client, terms, () => leave(session))
     sessions.add(session)
+    metrics.accepted++
+    metrics.connections++
     perClient.set(client.identity, (perClient.get(client.identity) ?? 0) + 1)
     session.start()
   }
@@ -94,7 +103,11 @@ export async function startServer(
     enforceAccess() {
       for (const session of sessions) {
         const reason = session.revocation()
-        if (reason === undefined) continue
+        if (reason === undefined) {
+          session.followLimits()
+          continue
+        }
+        metrics.refusals.revoked++
         log.warn({ client: session.client.shown, export: session.exportName, reason }, 'Client disconnected')
         session.cut(new AccessRevoked(reason))
       }

@@ -1,13 +1,17 @@
 /** One client from accept to close: its channel, the phase it is in, its deadline, and its end. */
+import type { RateAccounts, RateLimits } from '../access/rate-limit.ts'
 import type { Admission, Patience } from '../exports/admission.ts'
 import type { Catalog } from '../exports/catalog.ts'
+import type { ServerMetrics } from '../metrics/server-metrics.ts'
 import { CMD } from '../protocol/constants.ts'
 import { Channel, type DescriptorHandle } from './channel.ts'
+import { type ClientAccounts, openClientAccounts } from './client-accounts.ts'
 import { Negotiation, type NegotiationEvents, type TlsTerms } from './negotiation.ts'
 import { OldstyleHandshake } from './oldstyle.ts'
 import type { OpenedExport } from './open-export.ts'
 import type { NegotiationState } from './options.ts'
 import type { Client } from './peer.ts'
+import { AccessRevoked, exportRefusalReason, HandshakeTimeout, handshakeRefusalReason } from './refusals.ts'
 import { Transmission } from './transmission.ts'
 
 type LogLine = (fields: Readonly<Record<string, unknown>>, message: string) => void
@@ -32,19 +36,11 @@ export interface SessionTerms {
   readonly tls: TlsTerms | undefined
   /** What the client's own part of the handshake may take, in ms. */
   readonly handshakeTimeoutMs: number
+  /** What a client may use in all, and what each has used. */
+  readonly limits: RateLimits
+  readonly accounts: RateAccounts
+  readonly metrics: ServerMetrics
   readonly log: SessionLog
-}
-
-/** The client took too long over its handshake. */
-export class HandshakeTimeout extends Error {
-  override readonly name = 'HandshakeTimeout'
-  readonly code = 'ETIMEDOUT'
-}
-
-/** The server ended the connection: the client may not be here any more. */
-export class AccessRevoked extends Error {
-  override readonly name = 'AccessRevoked'
-  readonly code = 'EACCES'
 }
 
 const COMMANDS: ReadonlyMap<number, string> = new Map(Object.entries(CMD).map(([name, type]) => [type, name]))
@@ -58,6 +54,7 @@ export class Session {
   readonly #gone = new AbortController()
   #transmission: Transmission | undefined
   #opened: OpenedExport | undefined
+  #accounts: ClientAccounts | undefined
   #clock: NodeJS.Timeout | undefined
   #clockStarted = 0
   #remainingMs: number
@@ -71,17 +68,20 @@ export class Session {
     this.#onEnd = onEnd
     this.#remainingMs = terms.handshakeTimeoutMs
     this.#channel = new Channel(handle, () => this.#socketClosed())
-    const { catalog, admission, patience, list, tls, log } = terms
-    const refused = (name: Buffer, error: unknown) =>
+    const { catalog, admission, patience, list, tls, log, metrics } = terms
+    const refused = (name: Buffer, error: unknown) => {
+      metrics.refusals[exportRefusalReason(error)]++
       log.warn(
         { client: this.client.shown, export: name.toString('utf8'), ...reasonOf(error) },
         'Export refused',
       )
+    }
     const context = { catalog, admission, client, patience, list, signal: this.#gone.signal, refused }
     const events: NegotiationEvents = {
       working: busy => (busy ? this.#stopClock() : this.#startClock()),
       secured: secured => {
         this.client = secured
+        metrics.tlsHandshakes.done++
         log.debug({ client: secured.shown, subject: secured.peer.distinguishedName }, 'TLS established')
       },
       opened: (opened, state) => this.#begin(opened, state),
@@ -108,6 +108,14 @@ export class Session {
   /** Why the client may not keep its disk any more; undefined if it may, or has none. */
   revocation(): string | undefined {
     return this.#opened && this.#terms.catalog.revocation(this.#opened.served, this.client.peer)
+  }
+
+  /** Takes over the limits that its disk has now. */
+  followLimits(): void {
+    if (this.#opened === undefined || this.#accounts === undefined) return
+    if (this.#accounts.follow(this.#terms.catalog.limits(this.#opened.served))) {
+      this.#transmission?.limitsChanged()
+    }
   }
 
   /** The server is going down: what is under way finishes, what comes is refused. */
@@ -149,18 +157,29 @@ export class Session {
     this.#stopClock()
     this.#opened = opened
     this.#diskIsClosed = false
-    const { log } = this.#terms
-    const fields = { client: this.client.shown, export: opened.served.name }
+    const { log, metrics, accounts, limits } = this.#terms
+    const { name } = opened.served
+    const fields = { client: this.client.shown, export: name }
     const { readOnly, size } = opened
     log.info({ ...fields, size, readOnly }, 'Disk opened')
+    const { identity } = this.client
+    const diskLimits = this.#terms.catalog.limits(opened.served)
+    this.#accounts = openClientAccounts(accounts, { identity, limits }, { name, limits: diskLimits })
+    const meter = metrics.exports.of(name)
+    metrics.handshakes.opened++
+    meter.connections++
     const terms = {
       framing: state.framing,
       baseAllocation: state.metaContext?.baseAllocation ?? false,
+      meter,
+      accounts: this.#accounts.all,
     }
     this.#transmission = new Transmission(this.#channel, opened, terms, {
       failed: (type, error) =>
         log.error({ ...fields, command: COMMANDS.get(type), ...reasonOf(error) }, 'Request failed'),
       ended: error => {
+        meter.connections--
+        this.#accounts?.close()
         void this.#closeDisk(opened, error)
       },
     })
@@ -183,7 +202,12 @@ export class Session {
 
   #negotiationEnded(error: Error | undefined): void {
     this.#stopClock()
+    const { metrics } = this.#terms
+    metrics.handshakes[error === undefined ? 'left' : 'failed']++
     if (error !== undefined) {
+      const reason = handshakeRefusalReason(error)
+      if (reason !== undefined) metrics.refusals[reason]++
+      if (reason === 'tls') metrics.tlsHandshakes.failed++
       this.#terms.log.warn({ client: this.client.shown, ...reasonOf(error) }, 'Handshake failed')
     }
   }

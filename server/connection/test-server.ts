@@ -3,6 +3,7 @@ import { lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, onTestFinished, vi } from 'vitest'
 import { compileAccessRules } from '../../crds/access-rules.ts'
+import { NO_LIMITS, RateAccounts } from '../access/rate-limit.ts'
 import type { FilledBackend } from '../backends/backend.ts'
 import { HIDDEN_NAME, openDiskDirectory } from '../backends/disks/directory.ts'
 import { createDisksBackend } from '../backends/disks/disks.ts'
@@ -11,6 +12,7 @@ import { makeDirectory } from '../backends/disks/test-directory.ts'
 import { createTemporaryBackend, openTemporaryArea } from '../backends/temporary/temporary.ts'
 import { Admission } from '../exports/admission.ts'
 import { type Catalog, createCatalog } from '../exports/catalog.ts'
+import { ServerMetrics } from '../metrics/server-metrics.ts'
 import type { Endpoint } from './listener.ts'
 import { type NbdServer, type ServerTerms, startServer } from './server.ts'
 import { attach, connectRaw, greet, type RawClient, type Wishes } from './test-client.ts'
@@ -49,6 +51,7 @@ export interface Setup extends Partial<ServerTerms> {
 export interface TestServer {
   readonly server: NbdServer
   readonly admission: Admission
+  readonly metrics: ServerMetrics
   readonly port: number
   /** Directory of the disks. */
   readonly path: string
@@ -96,6 +99,9 @@ export async function serve(setup: Setup = {}): Promise<TestServer> {
     access,
     tls: undefined,
     oldstyle: false,
+    limits: NO_LIMITS,
+    accounts: new RateAccounts(),
+    metrics: new ServerMetrics(),
     maxConnections: 1000,
     maxConnectionsPerClient: 1000,
     ...setup,
@@ -108,6 +114,7 @@ export async function serve(setup: Setup = {}): Promise<TestServer> {
   return {
     server,
     admission: terms.admission,
+    metrics: terms.metrics,
     port,
     path,
     log,

@@ -4,6 +4,7 @@
  * allocates nothing; requests that wait for a disk live in pooled objects (request.ts).
  */
 import type { Completion, Outcome } from '../backends/backend.ts'
+import { TrafficRecorder } from '../metrics/traffic-recorder.ts'
 import { CMD, CMD_FLAG, MAX_PAYLOAD, NBD_ERRNO } from '../protocol/constants.ts'
 import { ProtocolViolation } from '../protocol/handshake.ts'
 import { type RequestTerms, refusalOf } from '../protocol/request-rules.ts'
@@ -17,7 +18,9 @@ import { startOperation } from './operations.ts'
 import { outbox, outboxIsFull, sendOutbox } from './outbox.ts'
 import { hasPayload, parseRequest } from './parse-request.ts'
 import { dataStart, replyFailure, replyFinished, replyRead, replySuccess } from './replies.ts'
-import { follow, Request, type RequestOwner, takePiece, takeRequest } from './request.ts'
+import { ClientGone, follow, Request, type RequestOwner, takePiece, takeRequest } from './request.ts'
+import { Throttle } from './throttle.ts'
+import type { TransmissionEvents, TransmissionTerms } from './transmission-terms.ts'
 
 /** Requests, and bytes moved, of one connection before others get their turn. */
 const TURN_REQUESTS = 512
@@ -30,33 +33,13 @@ const MAX_LENT_BYTES = 512 * 2 ** 20
 /** Parts of an unfinished WRITE end on multiples of this, so that no sector is torn if the client vanishes. */
 const SECTOR = 4096
 
-/** Ends a WRITE whose payload will never arrive in full. */
-class ClientGone extends Error {
-  override readonly name = 'ClientGone'
-  readonly code = 'ESHUTDOWN'
-}
-
-/** What the handshake agreed on. */
-export interface TransmissionTerms {
-  /** One of FRAMING. */
-  readonly framing: number
-  /** The client asked for the context base:allocation. */
-  readonly baseAllocation: boolean
-}
-
-/** Where a transmission reports to. */
-export interface TransmissionEvents {
-  /** A request failed in the backend. */
-  failed(type: number, error: unknown): void
-  /** No operation runs any more and none will: the disk can be closed. Called once. */
-  ended(error: Error | undefined): void
-}
-
 export class Transmission implements Receiver, RequestOwner {
   readonly #channel: Channel
   readonly #disk: OpenedDisk
   readonly #terms: RequestTerms
   readonly #events: TransmissionEvents
+  readonly #recorder: TrafficRecorder
+  readonly #throttle: Throttle
   readonly #parsed = new Request()
   /** WRITE whose payload is arriving, and the bytes still to come. */
   #write: Request | undefined
@@ -82,6 +65,8 @@ export class Transmission implements Receiver, RequestOwner {
     this.#terms = { size: disk.size, readOnly: disk.readOnly, ...terms }
     this.#parsed.framing = terms.framing
     this.#events = events
+    this.#recorder = new TrafficRecorder(terms.meter)
+    this.#throttle = new Throttle(terms.accounts, channel, this.#recorder, this.#onImmediate)
   }
 
   /** True while requests are being worked on or replies are being sent. */
@@ -92,11 +77,18 @@ export class Transmission implements Receiver, RequestOwner {
   /** Answers all further requests with ESHUTDOWN; those under way finish. */
   stop(): void {
     this.#stopping = true
+    this.#throttle.end()
+  }
+
+  /** The client's rate limits are others now. */
+  limitsChanged(): void {
+    this.#throttle.limitsChanged()
   }
 
   /** Ends the connection when the requests under way have finished; a half-received one is dropped. */
   hangUp(): void {
     this.#hungUp = true
+    this.#throttle.end()
     const write = this.#write
     if (write !== undefined) {
       this.#write = undefined
@@ -110,6 +102,7 @@ export class Transmission implements Receiver, RequestOwner {
   get blocked(): boolean {
     return (
       this.#turnIsOver ||
+      this.#throttle.waiting ||
       this.#bulk !== undefined ||
       this.#waiting >= MAX_WAITING_REQUESTS ||
       this.#waitingBytes >= MAX_WAITING_BYTES ||
@@ -121,6 +114,7 @@ export class Transmission implements Receiver, RequestOwner {
   receive(buffer: Buffer, start: number, end: number): number {
     this.#turnRequests = 0
     this.#turnBytes = 0
+    this.#parsed.startedAt = this.#recorder.beginTurn()
     let at = start
     try {
       while (!this.#hungUp && !this.blocked) {
@@ -135,17 +129,22 @@ export class Transmission implements Receiver, RequestOwner {
           this.#turnRequests++
         }
         this.#turnIsOver = this.#turnRequests >= TURN_REQUESTS || this.#turnBytes >= TURN_BYTES
-        if (outboxIsFull()) sendOutbox(this.#channel)
+        if (outboxIsFull()) this.#send()
       }
       this.#replyToFinished()
     } finally {
       // Also after a violation of the protocol: what stays in the outbox would go to another client.
-      sendOutbox(this.#channel)
+      this.#send()
     }
     if (this.#turnIsOver) this.#schedule()
     if (!this.#hungUp) return at
     this.#endWhenIdle()
     return end
+  }
+
+  #send(): void {
+    this.#recorder.settle()
+    sendOutbox(this.#channel)
   }
 
   ended(): void {
@@ -205,6 +204,7 @@ export class Transmission implements Receiver, RequestOwner {
     }
     if (isExtended && hasPayload(request)) return this.#takeExtended(buffer, at, next, end)
     request.refusal = this.#refusal(request)
+    if (!this.#throttle.admits(request)) return at
     if (request.type === CMD.WRITE) return this.#beginWrite(buffer, next, end)
     this.#start()
     return next
@@ -230,20 +230,26 @@ export class Transmission implements Receiver, RequestOwner {
       const effectLength = decodeStatusPayload(buffer, payload, length)
       request.length = effectLength ?? 0
       request.refusal = effectLength === undefined ? NBD_ERRNO.EINVAL : this.#refusal(request)
+      if (!this.#throttle.admits(request)) return at
       this.#start()
       return payload + length
     }
     request.refusal = type === CMD.WRITE ? this.#refusal(request) : NBD_ERRNO.EINVAL
+    if (!this.#throttle.admits(request)) return at
     return this.#beginWrite(buffer, payload, end)
   }
 
   /** Answers a request without payload, or begins to. */
   #start(): void {
     const request = this.#parsed
+    if (request.refusal === NBD_ERRNO.OK && (request.length > 0 || request.type === CMD.FLUSH)) {
+      if (request.type === CMD.READ) this.#read(request)
+      else startOperation(this.#disk, this.#keep())
+      return
+    }
     if (request.refusal !== NBD_ERRNO.OK) replyFailure(request, request.refusal)
-    else if (request.length === 0 && request.type !== CMD.FLUSH) replySuccess(request)
-    else if (request.type === CMD.READ) this.#read(request)
-    else startOperation(this.#disk, this.#keep())
+    else replySuccess(request)
+    this.#recorder.answered(request)
   }
 
   /** Moves the parsed request to where it can wait. */
@@ -264,6 +270,7 @@ export class Transmission implements Receiver, RequestOwner {
     this.#turnBytes += length
     if (read === length) {
       replyRead(parsed)
+      this.#recorder.read(length)
       return
     }
     const request = this.#keep()
@@ -286,6 +293,7 @@ export class Transmission implements Receiver, RequestOwner {
     const request = takeRequest(this, this.#parsed)
     this.#bulk = new BulkRead(this.#channel, this.#disk, request, error => {
       this.#bulk = undefined
+      this.#recorder.answered(request)
       request.release()
       if (error !== undefined) this.#events.failed(CMD.READ, error)
       this.#schedule()
@@ -304,6 +312,7 @@ export class Transmission implements Receiver, RequestOwner {
       this.#turnBytes += length
       if (written === length && (parsed.flags & CMD_FLAG.FUA) === 0) {
         replySuccess(parsed)
+        this.#recorder.wrote(length)
         return at + length
       }
     }
@@ -368,7 +377,10 @@ export class Transmission implements Receiver, RequestOwner {
       if (request.error !== undefined && !(request.error instanceof ClientGone)) {
         this.#events.failed(request.type, request.error)
       }
-      if (!this.#channel.closed) replyFinished(request)
+      if (!this.#channel.closed) {
+        replyFinished(request)
+        this.#recorder.answered(request)
+      }
       request.release()
       if (outboxIsFull()) sendOutbox(this.#channel)
     }

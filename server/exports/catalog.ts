@@ -2,6 +2,7 @@
 import { type AccessRules, admissionRefusal, type Peer } from '../../crds/access-rules.ts'
 import { type NameRules, parseRequestedName } from '../../crds/export-name.ts'
 import { formatSize } from '../../crds/quantity.ts'
+import { NO_LIMITS, type RateLimits } from '../access/rate-limit.ts'
 import type { FilledBackend } from '../backends/backend.ts'
 import { type Export, ExportRefusal } from './export.ts'
 
@@ -44,6 +45,8 @@ export interface Catalog {
   list(peer: Peer): Promise<string[]>
   /** Why a client that has this export open may not have it any more; undefined if it may. */
   revocation(open: Export, peer: Peer): string | undefined
+  /** What each client that has this export open may use of it now. */
+  limits(open: Export): RateLimits
 }
 
 /** Most names in a list; a longer one is cut. */
@@ -84,7 +87,7 @@ export function createCatalog({ access, names, undeclared, declared }: CatalogSo
     if (requestedSize !== undefined && maxSize !== undefined && requestedSize > maxSize) {
       throw new ExportRefusal('policy', `At most ${formatSize(maxSize)} may be asked for.`)
     }
-    return { name, access: undefined, requestedSize, ...terms }
+    return { name, access: undefined, requestedSize, limits: NO_LIMITS, ...terms }
   }
 
   const find = (name: string, requestedSize: number | undefined): Export => {
@@ -128,5 +131,7 @@ export function createCatalog({ access, names, undeclared, declared }: CatalogSo
       if (now.access !== undefined) return admissionRefusal(now.access, peer)
       return undefined
     },
+
+    limits: open => declared?.find(open.name)?.limits ?? open.limits,
   }
 }

@@ -96,6 +96,7 @@ export class DeclaredDisk {
       connections: spec.access.connections,
       access: compileAccessRules(spec.access),
       requestedSize: undefined,
+      limits: spec.limits,
     }
   }
 

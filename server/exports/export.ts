@@ -1,5 +1,6 @@
 /** What a client gets when it asks for a name. */
 import type { AccessRules } from '../../crds/access-rules.ts'
+import type { RateLimits } from '../access/rate-limit.ts'
 import type { FilledBackend } from '../backends/backend.ts'
 
 /** One export and the terms on which it is served. */
@@ -16,6 +17,8 @@ export interface Export {
   readonly access: AccessRules | undefined
   /** Bytes that the client asked for by `name:4G`. */
   readonly requestedSize: number | undefined
+  /** What each client may use of this disk. */
+  readonly limits: RateLimits
 }
 
 /** May a client spread its requests over several connections? Both sides of the handshake must say the same. */

@@ -7,7 +7,19 @@
 import { CMD } from '../protocol/constants.ts'
 import type { ExportMeter } from './export-meter.ts'
 
-const MS = 1000
+/** A request and how it ended. */
+export interface AnsweredRequest {
+  /** Number of its command on the wire. */
+  readonly type: number
+  /** Bytes. */
+  readonly length: number
+  /** What `beginTurn` returned when it came. */
+  readonly startedAt: number
+  /** Wire error with which it was refused; 0 if it was not. */
+  readonly refusal: number
+  /** How it failed, if it did. */
+  readonly error: unknown
+}
 
 export class TrafficRecorder {
   readonly #meter: ExportMeter
@@ -21,19 +33,19 @@ export class TrafficRecorder {
     this.#meter = meter
   }
 
-  /** A turn begins; returns the clock's reading in ms, which a request that is answered later remembers. */
+  /** A turn begins; returns a reading of the clock in ms. */
   beginTurn(): number {
     this.#turnStart = performance.now()
     return this.#turnStart
   }
 
-  /** A READ was answered within the turn. */
+  /** A READ succeeded within the turn. */
   read(bytes: number): void {
     this.#reads++
     this.#readBytes += bytes
   }
 
-  /** A WRITE was answered within the turn. */
+  /** A WRITE succeeded within the turn. */
   wrote(bytes: number): void {
     this.#writes++
     this.#writtenBytes += bytes
@@ -42,7 +54,7 @@ export class TrafficRecorder {
   /** The replies of the turn so far leave now. */
   settle(): void {
     if (this.#reads + this.#writes === 0) return
-    const seconds = (performance.now() - this.#turnStart) / MS
+    const seconds = (performance.now() - this.#turnStart) / 1000
     const meter = this.#meter
     if (this.#reads > 0) meter.command(CMD.READ).seconds.observe(seconds, this.#reads)
     if (this.#writes > 0) meter.command(CMD.WRITE).seconds.observe(seconds, this.#writes)
@@ -54,17 +66,17 @@ export class TrafficRecorder {
     this.#writtenBytes = 0
   }
 
-  /** A request of this command and length was answered. `since` and `now` are readings of the clock in ms. */
-  answered(type: number, bytes: number, failed: boolean, since: number, now: number): void {
+  /** A request that `read` and `wrote` do not cover was answered: one that failed, took longer, or is of another kind. */
+  answered({ type, length, startedAt, refusal, error }: AnsweredRequest): void {
     const command = this.#meter.command(type)
-    command.seconds.observe((now - since) / MS)
-    if (failed) command.errors++
-    else if (type === CMD.READ) this.#meter.readBytes += bytes
-    else if (type === CMD.WRITE) this.#meter.writtenBytes += bytes
+    command.seconds.observe((performance.now() - startedAt) / 1000)
+    if (refusal !== 0 || error !== undefined) command.errors++
+    else if (type === CMD.READ) this.#meter.readBytes += length
+    else if (type === CMD.WRITE) this.#meter.writtenBytes += length
   }
 
   /** The connection was held back for so many ms. */
   throttled(ms: number): void {
-    this.#meter.throttledSeconds += ms / MS
+    this.#meter.throttledSeconds += ms / 1000
   }
 }

@@ -1,0 +1,54 @@
+/** `--metrics`: what the server counts, and what the process is like, at an address. */
+import packageJson from '../../package.json' with { type: 'json' }
+import { CreationAbortedError } from '../backends/disks/errors.ts'
+import { diskQueue } from '../backends/file/disk-queue.ts'
+import { reasonOf } from '../connection/session.ts'
+import { type Readiness, serveMetrics } from '../metrics/endpoint.ts'
+import { measureEventLoopDelay } from '../metrics/event-loop-delay.ts'
+import { processFamilies } from '../metrics/process-families.ts'
+import { type ServerMetrics, serverFamilies } from '../metrics/server-metrics.ts'
+import type { Log } from './log.ts'
+import type { ListenAddress } from './option-values.ts'
+
+/** Counts the disks that are made, or are not. */
+export function countCreations(metrics: ServerMetrics): (ms: number, error: unknown) => void {
+  return (ms, error) => {
+    if (error === undefined) {
+      metrics.creations.made++
+      metrics.creationSeconds.observe(ms / 1000)
+    } else {
+      metrics.creations[error instanceof CreationAbortedError ? 'aborted' : 'failed']++
+    }
+  }
+}
+
+/**
+ * Serves metrics and probes until `close` is called.
+ * @throws HttpListenError
+ */
+export async function openMetricsEndpoint(
+  address: ListenAddress,
+  metrics: ServerMetrics,
+  readiness: () => Readiness,
+  log: Log,
+): Promise<{ close(): Promise<void> }> {
+  const delay = measureEventLoopDelay()
+  const own = processFamilies({ version: packageJson.version, queueLength: () => diskQueue.waiting })
+  try {
+    const server = await serveMetrics(address, {
+      families: [...serverFamilies(metrics), ...own, delay.family],
+      readiness,
+      onError: error => log.error(reasonOf(error), 'The metrics cannot be served'),
+    })
+    log.info({ uri: server.uri }, 'Serving metrics')
+    return {
+      async close() {
+        delay.close()
+        await server.close()
+      },
+    }
+  } catch (error) {
+    delay.close()
+    throw error
+  }
+}
