@@ -29,10 +29,16 @@ as_root() {
   fi
 }
 
-# one_at_a_time FUNCTION ARGUMENT...: runs it while no other script of this checkout installs anything.
+# one_at_a_time FUNCTION ARGUMENT...: runs it while no other script of this checkout installs anything. What it
+# calls may say the same again.
 one_at_a_time() {
+  if [[ -n ${has_turn:-} ]]; then
+    "$@"
+    return
+  fi
   (
     flock 9
+    has_turn=yes
     "$@" 9<&-
   ) 9<"$root/hack/lib.sh"
 }

@@ -10,7 +10,16 @@ const BOOT_LIMIT = 180
 
 async function needThinClient(context: TestContext): Promise<void> {
   context.skip(process.arch !== 'x64', `the thin client needs an x86-64 machine, this is ${process.arch}`)
-  await needPrograms(context, 'qemu-system-x86_64', 'busybox', 'nbd-client', 'e2fsck', 'cpio', 'depmod')
+  await needPrograms(
+    context,
+    'qemu-system-x86_64',
+    'busybox',
+    'nbd-client',
+    'e2fsck',
+    'cpio',
+    'depmod',
+    'apt-get',
+  )
 }
 
 /** Boots the thin client and runs shell commands in it. */
