@@ -1,5 +1,13 @@
 /** A real server inside the test's own process, on a directory of real files, and what it leaves behind. */
-import { lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import {
+  existsSync,
+  lstatSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { expect, onTestFinished, vi } from 'vitest'
 import { compileAccessRules } from '../../crds/access-rules.ts'
@@ -59,8 +67,15 @@ export interface TestServer {
   connect(): Promise<RawClient>
   /** Connects and says hello; options can follow. */
   greeted(): Promise<RawClient>
-  /** Connects up to the transmission phase. */
+  /** Connects up to the transmission phase of a disk that is there already, blank if it is new. */
   attached(name?: string, wishes?: Wishes): Promise<RawClient>
+}
+
+/** A disk that the server would make too, but with a program and with syncs, which take their time. */
+function makeBlank(path: string, size: number): void {
+  if (existsSync(path)) return
+  writeFileSync(path, '')
+  truncateSync(path, size)
 }
 
 async function backendOf(setup: Setup, path: string): Promise<FilledBackend> {
@@ -121,6 +136,7 @@ export async function serve(setup: Setup = {}): Promise<TestServer> {
     connect,
     greeted: async () => greet(await connect()),
     async attached(name = 'disk', wishes = {}) {
+      if (setup.backend === undefined && !temporary) makeBlank(join(path, name), setup.size ?? MIB)
       const client = await connect()
       await attach(client, name, wishes)
       return client

@@ -178,7 +178,8 @@ describe('The handshake', () => {
       handshakeTimeoutMs: LIMIT,
       recipe: { command: 'sleep 0.4; truncate -s "$size" "$disk"' },
     })
-    const client = await server.attached()
+    const client = await server.greeted()
+    expect(await outcome(client, GO, goPayload('disk'))).toMatchObject({ type: ACK })
     expect(await readSimple(client, 0, 4)).toEqual(Buffer.alloc(4))
   })
 })
@@ -192,7 +193,7 @@ describe('A client that leaves while its disk is made', () => {
     client[how]()
     await allGone(server)
     expect(server.admission.size).toBe(0)
-    await server.attached()
+    expect(await outcome(await server.greeted(), GO, goPayload('disk'))).toMatchObject({ type: ACK })
   })
 })
 
