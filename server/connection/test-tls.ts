@@ -67,6 +67,8 @@ export interface TlsSetup extends Setup {
   readonly files?: TlsFiles
   /** Nothing is possible without TLS (false). */
   readonly required?: boolean
+  /** How often the files are looked at, in ms (20). */
+  readonly reloadMs?: number
 }
 
 /** A server that speaks TLS, and what it tells of its credentials. */
@@ -83,13 +85,12 @@ export interface TlsTestServer extends TestServer {
 export async function serveTls({
   files = serverFiles(),
   required = false,
+  reloadMs = 20,
   ...setup
 }: TlsSetup = {}): Promise<TlsTestServer> {
   const reloads: ('reloaded' | Error)[] = []
-  const acceptor = await openTls(files, {
-    reloaded: () => reloads.push('reloaded'),
-    failed: error => reloads.push(error),
-  })
+  const events = { reloaded: () => reloads.push('reloaded'), failed: (error: Error) => reloads.push(error) }
+  const acceptor = await openTls(files, events, reloadMs)
   onTestFinished(() => acceptor.close())
   const server = await serve({ ...setup, tls: { required, acceptor } })
   return {

@@ -312,7 +312,7 @@ describe('A server that offers TLS', () => {
     const plain = await server.attached('alice')
     await errorOf(plain, write(Buffer.from('from outside')))
     plain.send(request(2))
-    await plain.over
+    await vi.waitFor(() => expect(server.log.at(-1)?.message).toBe('Disk closed'))
     const secure = await server.secured()
     await outcome(secure, GO, goPayload('alice'))
     expect((await readSimple(secure, 0, 12)).toString()).toBe('from outside')

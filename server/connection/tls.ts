@@ -5,7 +5,8 @@
 import { constants, X509Certificate } from 'node:crypto'
 import { readFile, stat } from 'node:fs/promises'
 import type { Socket } from 'node:net'
-import { createServer, type SecureContextOptions, type TLSSocket } from 'node:tls'
+import { createSecureContext, createServer, type SecureContextOptions, type TLSSocket } from 'node:tls'
+import { quote } from '../../crds/quote.ts'
 
 /** Files with the server's credentials: a certificate with its key, or pre-shared keys, or both. */
 export interface TlsFiles {
@@ -31,11 +32,15 @@ export class TlsError extends Error {
   readonly code = 'ETLS'
 }
 
-/** Says of an error of a TLS connection what OpenSSL says, without where in its sources. */
-export function tlsFailure(error: Error): TlsError {
-  const { reason } = error as { reason?: unknown }
-  const text = typeof reason === 'string' ? reason : error.message
-  return new TlsError(`TLS failed: ${text}.`, { cause: error })
+/** What OpenSSL says, without where in its sources it says so. */
+function reasonOf(error: unknown): string {
+  const { reason, message } = error as { reason?: unknown; message?: unknown }
+  return String(reason ?? message ?? error)
+}
+
+/** Makes the error of a TLS connection one for people. */
+export function tlsFailure(error: Error, addition = ''): TlsError {
+  return new TlsError(`TLS failed: ${reasonOf(error)}${addition}.`, { cause: error })
 }
 
 /** A connection that speaks TLS now. */
@@ -60,6 +65,11 @@ export interface TlsAcceptor {
 const RELOAD_MS = 2000
 /** Least key that may be used, in bytes: with PSK it is all there is to guess. */
 const MIN_PSK_BYTES = 16
+/** The longest key and name that OpenSSL takes, in bytes. */
+const MAX_PSK_BYTES = 512
+const MAX_IDENTITY_BYTES = 128
+/** Our own clock measures the handshake (`--handshake-timeout`); Node's must not strike before it. */
+const NO_TIMEOUT_MS = 2 ** 31 - 1
 /** What the protocol demands at least (proto.md, "TLS versions"). */
 const MIN_VERSION = 'TLSv1.2'
 
@@ -95,18 +105,26 @@ export function parsePskFile(text: string, path: string): Map<string, Buffer> {
     if (entry === '' || entry.startsWith('#')) continue
     const colon = entry.lastIndexOf(':')
     const key = Buffer.from(entry.slice(colon + 1), 'hex')
+    const identity = entry.slice(0, Math.max(colon, 0))
     const isHex = key.length * 2 === entry.length - colon - 1
-    if (colon < 1 || !isHex || key.length < MIN_PSK_BYTES) {
-      const wanted = `user:hexkey with a key of at least ${MIN_PSK_BYTES} bytes`
+    const fits = key.length >= MIN_PSK_BYTES && key.length <= MAX_PSK_BYTES
+    if (identity === '' || Buffer.byteLength(identity) > MAX_IDENTITY_BYTES || !isHex || !fits) {
+      const wanted = `user:hexkey with a key of ${MIN_PSK_BYTES} to ${MAX_PSK_BYTES} bytes`
       throw new TlsCredentialsError(`--tls-psk: line ${index + 1} of ${path} is not ${wanted}.`)
     }
-    keys.set(entry.slice(0, colon), key)
+    if (keys.has(identity)) {
+      const repeated = `line ${index + 1} of ${path} gives ${quote(identity)} another key`
+      throw new TlsCredentialsError(`--tls-psk: ${repeated}.`)
+    }
+    keys.set(identity, key)
   }
   if (keys.size === 0) throw new TlsCredentialsError(`--tls-psk: ${path} holds no key.`)
   return keys
 }
 
+/** @throws TlsCredentialsError naming the option */
 async function load({ cert, key, clientCa, psk }: TlsFiles): Promise<Credentials> {
+  const keys = psk ? parsePskFile((await read('tls-psk', psk)).toString('utf8'), psk) : new Map()
   const context: SecureContextOptions = {
     minVersion: MIN_VERSION,
     honorCipherOrder: true,
@@ -115,27 +133,29 @@ async function load({ cert, key, clientCa, psk }: TlsFiles): Promise<Credentials
     ciphers: [TLS13, ...(cert ? [WITH_CERTIFICATE] : []), ...(psk ? [WITH_PSK] : [])].join(':'),
     ...(cert && { cert: await read('tls-cert', cert) }),
     ...(key && { key: await read('tls-key', key) }),
-    ...(clientCa && { ca: await read('tls-client-ca', clientCa) }),
+    ...(clientCa && { ca: parseAuthorities(await read('tls-client-ca', clientCa), clientCa) }),
   }
-  const keys = psk ? parsePskFile((await read('tls-psk', psk)).toString('utf8'), psk) : new Map()
-  checkMatch(context, cert, key)
+  try {
+    // Throws where OpenSSL cannot read one of them, or where they do not belong together.
+    createSecureContext(context)
+  } catch (error) {
+    throw new TlsCredentialsError(
+      `--tls-cert ${cert} and --tls-key ${key} cannot be used: ${reasonOf(error)}.`,
+      { cause: error },
+    )
+  }
   return { context, keys }
 }
 
-function checkMatch({ cert, key }: SecureContextOptions, certPath?: string, keyPath?: string): void {
-  if (cert === undefined || key === undefined) return
+/** Node passes over what is no certificate; nobody, or not everybody, would be admitted then. */
+function parseAuthorities(pem: Buffer, path: string): string[] {
+  const blocks = pem.toString('latin1').match(/-----BEGIN [^-]+-----[^-]*(?:-----END [^-]+-----)?/g) ?? []
+  if (blocks.length === 0) throw new TlsCredentialsError(`--tls-client-ca: ${path} holds no certificate.`)
   try {
-    // Throws where OpenSSL cannot read one of them, or where they do not belong together.
-    createServer({ cert, key }).close()
-    new X509Certificate(cert as Buffer)
+    return blocks.map(block => new X509Certificate(block).toString())
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error)
-    throw new TlsCredentialsError(
-      `--tls-cert ${certPath} and --tls-key ${keyPath} cannot be used: ${reason}`,
-      {
-        cause: error,
-      },
-    )
+    const reason = `holds something that is no certificate: ${reasonOf(error)}`
+    throw new TlsCredentialsError(`--tls-client-ca: ${path} ${reason}.`, { cause: error })
   }
 }
 
@@ -149,9 +169,14 @@ async function fingerprint(files: TlsFiles): Promise<string> {
   return (await Promise.all(parts)).join('|')
 }
 
-/** Subject of a certificate in the order of RFC 4514. */
+/**
+ * Subject of a certificate as RFC 4514 writes it. A comma inside of a value is written `\2C`, the other way that
+ * the RFC knows: after `\,` a pattern's `*,O=lab` would take what the client calls itself for its organisation.
+ */
 function subjectOf(socket: TLSSocket): string | undefined {
-  return socket.getPeerX509Certificate()?.subject.split('\n').reverse().join(',')
+  const parts = socket.getPeerX509Certificate()?.subject.split('\n')
+  const withoutCommas = (part: string) => part.replace(/\\./g, pair => (pair === '\\,' ? '\\2C' : pair))
+  return parts?.reverse().map(withoutCommas).join(',')
 }
 
 /**
@@ -164,10 +189,11 @@ function provedKey(socket: TLSSocket): boolean {
   return socket.getCipher().name.includes('PSK')
 }
 
-function refusalOf(socket: TLSSocket): string {
-  if (socket.getPeerX509Certificate() === undefined)
-    return 'The client showed no certificate and proved no key.'
-  return `The client's certificate is not accepted: ${String(socket.authorizationError)}.`
+function refusalOf(socket: TLSSocket, identity: string | undefined): string {
+  if (socket.getPeerX509Certificate() !== undefined)
+    return `The client's certificate is not accepted: ${String(socket.authorizationError)}.`
+  const named = identity === undefined ? '' : `, though it called itself ${quote(identity)}`
+  return `The client showed no certificate and proved no key${named}.`
 }
 
 interface Handshake {
@@ -180,18 +206,24 @@ const plainOf = (socket: TLSSocket) => (socket as unknown as { _parent?: Socket 
 
 /**
  * Loads the credentials and follows their files. Changed files that cannot be used are reported, and the old
- * credentials stay.
+ * credentials stay. The files are looked at every `reloadMs`.
  * @throws TlsCredentialsError
  */
 export async function openTls(
   files: TlsFiles,
   events: { reloaded(): void; failed(error: Error): void },
+  reloadMs: number = RELOAD_MS,
 ): Promise<TlsAcceptor> {
   const wantsProof = files.clientCa !== undefined || files.psk !== undefined
   let seen = await fingerprint(files)
   let credentials = await load(files)
   const handshakes = new Map<Socket, Handshake>()
-  const keyOf = (_: TLSSocket, identity: string) => credentials.keys.get(identity) ?? null
+  /** Whom clients said to be, for the log. */
+  const identities = new WeakMap<TLSSocket, string>()
+  const keyOf = (socket: TLSSocket, identity: string) => {
+    identities.set(socket, identity)
+    return credentials.keys.get(identity) ?? null
+  }
   const settle = (socket: TLSSocket) => {
     const plain = plainOf(socket)
     const handshake = plain && handshakes.get(plain)
@@ -204,6 +236,7 @@ export async function openTls(
     requestCert: files.clientCa !== undefined,
     // Checked below, where the reason can be told to the log.
     rejectUnauthorized: false,
+    handshakeTimeout: NO_TIMEOUT_MS,
     ...(files.psk !== undefined && { pskCallback: keyOf }),
   })
   server.on('secureConnection', socket => {
@@ -213,13 +246,14 @@ export async function openTls(
     if (handshake === undefined) {
       socket.destroy()
     } else if (wantsProof && !socket.authorized && !provedKey(socket)) {
-      handshake.reject(new TlsError(refusalOf(socket)))
+      handshake.reject(new TlsError(refusalOf(socket, identities.get(socket))))
     } else {
       handshake.resolve({ socket, distinguishedName: socket.authorized ? subjectOf(socket) : undefined })
     }
   })
   server.on('tlsClientError', (error, socket) => {
-    settle(socket)?.reject(tlsFailure(error))
+    const identity = identities.get(socket)
+    settle(socket)?.reject(tlsFailure(error, identity && ` (the client calls itself ${quote(identity)})`))
   })
 
   const reload = async () => {
@@ -227,14 +261,15 @@ export async function openTls(
     if (now === seen) return
     seen = now
     try {
-      credentials = await load(files)
-      server.setSecureContext(credentials.context)
+      const next = await load(files)
+      server.setSecureContext(next.context)
+      credentials = next
       events.reloaded()
     } catch (error) {
       events.failed(error as Error)
     }
   }
-  const timer = setInterval(() => void reload(), RELOAD_MS)
+  const timer = setInterval(() => void reload(), reloadMs)
   timer.unref()
 
   return {
