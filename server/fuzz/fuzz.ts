@@ -1,0 +1,163 @@
+/**
+ * Sends hostile streams to a server and looks whether it stays well: it lives, an honest client beside them is
+ * served, and when they have gone nothing is left open and memory has not grown.
+ *
+ *     node server/fuzz/fuzz.ts [SECONDS] [SEED]
+ *
+ * Each stream follows from the seed and its number, so that a failure can be repeated.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { connect, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { honestRound } from './honest-client.ts'
+import { type Stream, streamOf } from './streams.ts'
+
+const DISK_SIZE = 8 * 2 ** 20
+/** Hostile clients at once. */
+const CLIENTS = 16
+/** How long a client that waits for the server to hang up stays, in ms. */
+const PATIENCE_MS = 300
+/** How long an honest client may take beside the hostile ones, in ms. */
+const HONEST_LIMIT_MS = 10_000
+/** After this many streams memory is as large as it should ever be. */
+const WARM_UP = 500
+/** Growth after that which is put down to chance, in bytes. */
+const GROWTH = 96 * 2 ** 20
+
+/** What a run found. */
+export interface FuzzResult {
+  readonly streams: number
+  readonly honestRounds: number
+  /** Resident memory of the server when it was warm and at the end, in bytes. */
+  readonly memory: readonly [number, number]
+}
+
+interface Target {
+  readonly process: ChildProcess
+  readonly port: number
+  readonly output: () => string
+}
+
+/** The server under attack, in a process of its own. */
+async function startTarget(directory: string): Promise<Target> {
+  const main = join(import.meta.dirname, '../main.ts')
+  const options = {
+    '--dir': directory,
+    '--size': String(DISK_SIZE),
+    '--command': 'truncate -s "$size" "$disk"',
+    '--listen': '127.0.0.1:0',
+    '--wait': '1',
+    '--handshake-timeout': '1s',
+  }
+  const argv = Object.entries(options).map(([name, value]) => `${name}=${value}`)
+  const child = spawn(process.execPath, [main, 'serve', ...argv], { stdio: ['ignore', 'ignore', 'pipe'] })
+  const lines: string[] = []
+  const port = await new Promise<number>((resolve, reject) => {
+    createInterface({ input: child.stderr }).on('line', line => {
+      lines.push(line)
+      if (lines.length > 50) lines.shift()
+      const listening = /"uri":"nbd:\/\/127\.0\.0\.1:(\d+)"/.exec(line)
+      if (listening) resolve(Number(listening[1]))
+    })
+    child.once('exit', code => reject(new Error(`The server ended with ${code}:\n${lines.join('\n')}`)))
+  })
+  return { process: child, port, output: () => lines.join('\n') }
+}
+
+/** Plays one stream to its end. */
+async function play(stream: Stream, port: number): Promise<void> {
+  const socket = connect(port, '127.0.0.1')
+  socket.on('error', () => undefined)
+  const closed = new Promise<void>(resolve => socket.once('close', () => resolve()))
+  if (stream.reads) socket.resume()
+  for (const piece of stream.pieces) {
+    if (socket.destroyed) break
+    if (!socket.write(piece)) await Promise.race([drained(socket), closed, sleep(PATIENCE_MS)])
+  }
+  if (stream.leaves === 'reset') socket.resetAndDestroy()
+  else if (stream.leaves === 'end') socket.end()
+  await Promise.race([closed, sleep(PATIENCE_MS)])
+  socket.destroy()
+}
+
+const drained = (socket: Socket) => new Promise<void>(resolve => socket.once('drain', () => resolve()))
+
+async function memoryOf(pid: number): Promise<number> {
+  const status = await readFile(`/proc/${pid}/status`, 'utf8')
+  return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1] ?? Number.NaN) * 1024
+}
+
+const descriptorsOf = async (pid: number) => (await readdir(`/proc/${pid}/fd`)).length
+
+/** Waits until the server has as few descriptors open as before, which is when all clients are gone. */
+async function settle(pid: number, before: number): Promise<void> {
+  for (let tries = 0; tries < 100; tries++) {
+    if ((await descriptorsOf(pid)) <= before) return
+    await sleep(100)
+  }
+  throw new Error(
+    `The server has ${await descriptorsOf(pid)} descriptors open, ${before} before the clients came.`,
+  )
+}
+
+/**
+ * Fuzzes for so many seconds.
+ * @throws the first thing that is wrong, with the number of the stream that was played last
+ */
+export async function fuzz(seconds: number, seed: number): Promise<FuzzResult> {
+  const directory = await mkdtemp(join(tmpdir(), 'ondemand-disk-fuzz-'))
+  const target = await startTarget(directory)
+  const pid = target.process.pid as number
+  let streams = 0
+  let honestRounds = 0
+  let warm = 0
+  const isOver = (until: number) => performance.now() >= until || target.process.exitCode !== null
+  const attack = async (until: number) => {
+    while (!isOver(until)) {
+      const number = streams++
+      if (number === WARM_UP) warm = await memoryOf(pid)
+      await play(streamOf(seed + number, DISK_SIZE), target.port)
+    }
+  }
+  const behave = async (until: number) => {
+    while (!isOver(until)) {
+      await honestRound(target.port, DISK_SIZE, seed + honestRounds, HONEST_LIMIT_MS)
+      honestRounds++
+      await sleep(20)
+    }
+  }
+  try {
+    await honestRound(target.port, DISK_SIZE, seed, HONEST_LIMIT_MS)
+    const before = await descriptorsOf(pid)
+    const until = performance.now() + seconds * 1000
+    await Promise.all([behave(until), ...Array.from({ length: CLIENTS }, () => attack(until))])
+    if (target.process.exitCode !== null) throw new Error('The server died.')
+    await settle(pid, before)
+    await honestRound(target.port, DISK_SIZE, seed, HONEST_LIMIT_MS)
+    const end = await memoryOf(pid)
+    if (warm > 0 && end > warm + GROWTH) throw new Error(`Memory grew from ${warm} to ${end} bytes.`)
+    return { streams, honestRounds, memory: [warm, end] }
+  } catch (error) {
+    throw new Error(`Seed ${seed}, about stream ${streams}: ${String(error)}\n${target.output()}`, {
+      cause: error,
+    })
+  } finally {
+    target.process.kill('SIGKILL')
+    await rm(directory, { recursive: true, force: true })
+  }
+}
+
+if (import.meta.main) {
+  const seconds = Number(process.argv[2] ?? 600)
+  const seed = Number(process.argv[3] ?? Date.now() % 2 ** 31)
+  process.stdout.write(`Fuzzing for ${seconds} s with seed ${seed}.\n`)
+  const { streams, honestRounds, memory } = await fuzz(seconds, seed)
+  const mib = memory.map(bytes => `${Math.round(bytes / 2 ** 20)} MiB`).join(' to ')
+  process.stdout.write(
+    `${streams} hostile clients, ${honestRounds} honest rounds, memory ${mib}: all well.\n`,
+  )
+}
