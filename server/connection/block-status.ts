@@ -40,7 +40,7 @@ export function encodeBlockStatus(
     else joined.push({ length, state })
     total += length
   }
-  if (total === 0) throw new Error('The backend told no extents.')
+  if (!(total > 0)) throw new Error('The backend told no extents.')
   return extended ? encodeExtended(joined) : encodeCompact(joined)
 }
 

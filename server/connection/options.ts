@@ -114,7 +114,7 @@ function refusalReply(error: unknown, { secured }: Client): number {
     if (error.kind === 'tls') return secured ? REP.ERR_POLICY : REP.ERR_TLS_REQD
     return { unknown: REP.ERR_UNKNOWN, invalid: REP.ERR_INVALID, policy: REP.ERR_POLICY }[error.kind]
   }
-  return (error as { code?: unknown }).code === 'EBUSY' ? REP.ERR_POLICY : REP.ERR_UNKNOWN
+  return (error as { code?: unknown } | null | undefined)?.code === 'EBUSY' ? REP.ERR_POLICY : REP.ERR_UNKNOWN
 }
 
 function refuseExport(option: number, name: Buffer, error: unknown, context: OptionContext): Answer {
