@@ -23,16 +23,18 @@ const CLIENTS = 16
 const PATIENCE_MS = 300
 /** How long an honest client may take beside the hostile ones, in ms. */
 const HONEST_LIMIT_MS = 10_000
-/** After this many streams memory is as large as it should ever be. */
-const WARM_UP = 500
-/** Growth after that which is put down to chance, in bytes. */
-const GROWTH = 96 * 2 ** 20
+/** How often the server's memory is looked at, in ms. */
+const SAMPLE_MS = 500
+/** Fewer samples than this say nothing about growth. */
+const MIN_SAMPLES = 40
+/** Growth from the second quarter of the samples to the last that is put down to chance, in bytes. */
+const GROWTH = 48 * 2 ** 20
 
 /** What a run found. */
 export interface FuzzResult {
   readonly streams: number
   readonly honestRounds: number
-  /** Resident memory of the server when it was warm and at the end, in bytes. */
+  /** Resident memory of the server in bytes: the medians of the second and of the last quarter of the time. */
   readonly memory: readonly [number, number]
 }
 
@@ -91,6 +93,12 @@ async function memoryOf(pid: number): Promise<number> {
   return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1] ?? Number.NaN) * 1024
 }
 
+/** Median of the given quarter, 0 to 3, of the samples. */
+function quarter(samples: readonly number[], index: number): number {
+  const part = samples.slice((samples.length * index) / 4, (samples.length * (index + 1)) / 4)
+  return part.sort((a, b) => a - b)[part.length >> 1] ?? 0
+}
+
 const descriptorsOf = async (pid: number) => (await readdir(`/proc/${pid}/fd`)).length
 
 /** Waits until the server has as few descriptors open as before, which is when all clients are gone. */
@@ -114,12 +122,11 @@ export async function fuzz(seconds: number, seed: number): Promise<FuzzResult> {
   const pid = target.process.pid as number
   let streams = 0
   let honestRounds = 0
-  let warm = 0
+  const memory: number[] = []
   const isOver = (until: number) => performance.now() >= until || target.process.exitCode !== null
   const attack = async (until: number) => {
     while (!isOver(until)) {
       const number = streams++
-      if (number === WARM_UP) warm = await memoryOf(pid)
       await play(streamOf(seed + number, DISK_SIZE), target.port)
     }
   }
@@ -130,17 +137,25 @@ export async function fuzz(seconds: number, seed: number): Promise<FuzzResult> {
       await sleep(20)
     }
   }
+  const watch = async (until: number) => {
+    while (!isOver(until)) {
+      memory.push(await memoryOf(pid))
+      await sleep(SAMPLE_MS)
+    }
+  }
   try {
     await honestRound(target.port, DISK_SIZE, seed, HONEST_LIMIT_MS)
     const before = await descriptorsOf(pid)
     const until = performance.now() + seconds * 1000
-    await Promise.all([behave(until), ...Array.from({ length: CLIENTS }, () => attack(until))])
+    await Promise.all([behave(until), watch(until), ...Array.from({ length: CLIENTS }, () => attack(until))])
     if (target.process.exitCode !== null) throw new Error('The server died.')
     await settle(pid, before)
     await honestRound(target.port, DISK_SIZE, seed, HONEST_LIMIT_MS)
-    const end = await memoryOf(pid)
-    if (warm > 0 && end > warm + GROWTH) throw new Error(`Memory grew from ${warm} to ${end} bytes.`)
-    return { streams, honestRounds, memory: [warm, end] }
+    const [early, late] = [quarter(memory, 1), quarter(memory, 3)]
+    if (memory.length >= MIN_SAMPLES && late > early + GROWTH) {
+      throw new Error(`Memory grew from ${early} to ${late} bytes.`)
+    }
+    return { streams, honestRounds, memory: [early, late] }
   } catch (error) {
     throw new Error(`Seed ${seed}, about stream ${streams}: ${String(error)}\n${target.output()}`, {
       cause: error,
