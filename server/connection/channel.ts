@@ -57,6 +57,7 @@ export class Channel {
   /** Bytes received and not yet consumed. */
   #leftover: Buffer | undefined
   #ended = false
+  #endIsAnnounced = false
   #closing = false
   #closed = false
   #error: Error | undefined
@@ -87,7 +88,7 @@ export class Channel {
     socket
       .on('end', () => {
         this.#ended = true
-        if (!this.#closing) this.#receiver?.ended()
+        this.#announceEnd()
       })
       .on('error', error => {
         this.#error ??= this.#secured ? tlsFailure(error) : error
@@ -184,6 +185,15 @@ export class Channel {
       this.#offer(leftover, 0, leftover.length)
     }
     this.#balance()
+    this.#announceEnd()
+  }
+
+  /** TLS is read to its end also while the receiver is blocked, which still has to get its leftover then. */
+  #announceEnd(): void {
+    if (!this.#ended || this.#endIsAnnounced || this.#closing) return
+    if (this.#leftover !== undefined && this.#receiver?.blocked) return
+    this.#endIsAnnounced = true
+    this.#receiver?.ended()
   }
 
   /** Sends what is kept, then ends the connection; nothing more is received. A client that does not read it is cut off after a while. */
