@@ -1,4 +1,4 @@
-import { mkdir, stat } from 'node:fs/promises'
+import { mkdir, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { check, checkout, needPrograms, run, type Scratch, scratch, startServer } from './harness.ts'
@@ -65,6 +65,13 @@ describe('hack/run', () => {
     await using existing = await start(['--no-create'])
     expect(await size(existing.uri('alice'))).toBe(1024 ** 3)
     expect((await run('nbdinfo', [existing.uri('bob')])).status).not.toBe(0)
+  })
+
+  test('only tells when it is asked to tell', async () => {
+    const dir = join(clone.path, 'exports')
+    await rm(dir, { recursive: true })
+    expect(await check(join(clone.path, 'hack/run'), ['--help'])).toContain('--size SIZE')
+    await expect(stat(dir)).rejects.toThrow('ENOENT')
   })
 
   test('passes on how the server ends when it cannot start', async () => {
