@@ -37,43 +37,49 @@ export function isLimited(limits: RateLimits): boolean {
   return !areSameLimits(limits, NO_LIMITS)
 }
 
+/** Places in a bucket's state. Numbers that stand in an array are changed without allocating, unlike those in fields. */
+const PER_MS = 0
+const BALANCE = 1
+const AT = 2
+
 /** One resource: tokens come at a steady rate, and may be taken before they have come. Times are ms of one steady clock. */
 export class TokenBucket {
-  #perMs: number
-  #balance: number
-  #at: number
+  readonly #state = new Float64Array(3)
 
   /** Begins full. `perSecond` is above 0. */
   constructor(perSecond: number, now: number) {
-    this.#perMs = perSecond / 1000
-    this.#balance = this.#perMs * BURST_MS
-    this.#at = now
+    this.#state[PER_MS] = perSecond / 1000
+    this.#state[BALANCE] = (perSecond / 1000) * BURST_MS
+    this.#state[AT] = now
   }
 
   /** Takes so many tokens, and returns in how many ms those are there that were taken before: 0 if they are. */
   take(tokens: number, now: number): number {
     const wait = this.debt(now)
-    this.#balance -= tokens
+    this.#state[BALANCE] = (this.#state[BALANCE] as number) - tokens
     return wait
   }
 
   /** In how many ms all that was taken is there. */
   debt(now: number): number {
     this.#refill(now)
-    return this.#balance < 0 ? -this.#balance / this.#perMs : 0
+    const balance = this.#state[BALANCE] as number
+    return balance < 0 ? -balance / (this.#state[PER_MS] as number) : 0
   }
 
   /** Goes on at another rate. What is owed stays owed, and is paid at the new rate. */
   setRate(perSecond: number, now: number): void {
     this.#refill(now)
-    this.#perMs = perSecond / 1000
+    this.#state[PER_MS] = perSecond / 1000
     this.#refill(now)
   }
 
   #refill(now: number): void {
-    const elapsed = Math.max(0, now - this.#at)
-    this.#at += elapsed
-    this.#balance = Math.min(this.#perMs * BURST_MS, this.#balance + elapsed * this.#perMs)
+    const state = this.#state
+    const perMs = state[PER_MS] as number
+    const elapsed = Math.max(0, now - (state[AT] as number))
+    state[AT] = (state[AT] as number) + elapsed
+    state[BALANCE] = Math.min(perMs * BURST_MS, (state[BALANCE] as number) + elapsed * perMs)
   }
 }
 

@@ -68,12 +68,11 @@ export class Throttle {
     return this.#accounts.some(({ limits }) => isLimited(limits))
   }
 
-  #charge({ type, length, refusal }: Request): boolean {
+  #charge({ type, length, refusal, startedAt: now }: Request): boolean {
     if (this.#charged) {
       this.#charged = false
       return true
     }
-    const now = performance.now()
     const direction = type === CMD.READ ? 'read' : type === CMD.WRITE ? 'write' : 'neither'
     // The payload of a WRITE comes even if it is refused.
     const bytes = refusal === NBD_ERRNO.OK || type === CMD.WRITE ? length : 0
