@@ -163,10 +163,7 @@ export class Negotiation implements Receiver {
       this.#send(encodeOptionReply(option, REP.ACK))
       this.#end()
     } else if (this.#stopping) {
-      if (option !== OPT.EXPORT_NAME) {
-        this.#send(encodeOptionError(option, REP.ERR_SHUTDOWN, 'The server is shutting down.'))
-      }
-      this.#end()
+      this.#shutDown(option)
     } else if (option === OPT.STARTTLS) {
       this.#startTls(payload)
     } else if (this.#tls?.required && !this.#context.client.secured) {
@@ -220,7 +217,8 @@ export class Negotiation implements Receiver {
       const answer = await answerOption(option, payload, this.#state, this.#context)
       await this.#conclude(option, answer)
     } catch (error) {
-      this.#fail(error instanceof Error ? error : new Error('The handshake failed.', { cause: error }))
+      if (this.#stopping) this.#shutDown(option)
+      else this.#fail(error instanceof Error ? error : new Error('The handshake failed.', { cause: error }))
     }
     this.#busy = false
     if (this.#phase === 'over') return
@@ -238,8 +236,9 @@ export class Negotiation implements Receiver {
       if (option === OPT.EXPORT_NAME) this.#end()
       return
     }
-    if (this.#channel.closed || this.#channel.ended) {
+    if (this.#channel.closed || this.#channel.ended || this.#stopping) {
       await opened.close()
+      if (this.#stopping) this.#shutDown(option)
       return
     }
     this.#send(Buffer.concat(replies))
@@ -250,6 +249,14 @@ export class Negotiation implements Receiver {
     this.#phase = 'over'
     this.#events.opened(opened, this.#state)
     this.#channel.proceed()
+  }
+
+  #shutDown(option: number): void {
+    // EXPORT_NAME knows no error reply.
+    if (option !== OPT.EXPORT_NAME) {
+      this.#send(encodeOptionError(option, REP.ERR_SHUTDOWN, 'The server is shutting down.'))
+    }
+    this.#end()
   }
 
   #send(bytes: Buffer): void {

@@ -6,7 +6,7 @@ import type { DescriptorHandle } from './channel.ts'
 import { type Endpoint, type Listener, listen } from './listener.ts'
 import type { Client } from './peer.ts'
 import { AccessRevoked } from './refusals.ts'
-import { Session, type SessionTerms } from './session.ts'
+import { reasonOf, Session, type SessionTerms } from './session.ts'
 
 /** What a server is made of. */
 export interface ServerTerms extends SessionTerms {
@@ -91,6 +91,15 @@ export async function startServer(
     session.start()
   }
 
+  const syncOf = async (session: Session): Promise<void> => {
+    const fields = { client: session.client.shown, export: session.exportName }
+    try {
+      await session.sync()
+    } catch (error) {
+      log.error({ ...fields, ...reasonOf(error) }, 'A disk could not be synced')
+    }
+  }
+
   const listeners = await listenOnAll(endpoints, accept, log)
 
   return {
@@ -120,11 +129,7 @@ export async function startServer(
       const closed = Promise.all(listeners.map(listener => listener.close()))
       while (sessions.size > 0 && elapsed() < STOP_GRACE_MS) await sleep(POLL_MS)
       while ([...sessions].some(session => session.isBusy) && elapsed() < STOP_LIMIT_MS) await sleep(POLL_MS)
-      const syncs = await Promise.allSettled([...sessions].map(session => session.sync()))
-      for (const sync of syncs) {
-        if (sync.status === 'rejected')
-          log.error({ reason: String(sync.reason) }, 'A disk could not be synced')
-      }
+      await Promise.all([...sessions].map(session => syncOf(session)))
       for (const session of sessions) session.end()
       while (sessions.size > 0 && elapsed() < STOP_LIMIT_MS) await sleep(POLL_MS)
       for (const session of sessions) session.cut()

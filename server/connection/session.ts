@@ -43,6 +43,13 @@ export interface SessionTerms {
   readonly log: SessionLog
 }
 
+/** A client's disk is neither made nor waited for any more. */
+class ServerStopping extends Error {
+  override readonly name = 'ServerStopping'
+  readonly code = 'ESHUTDOWN'
+  override readonly message = 'The server is shutting down.'
+}
+
 const COMMANDS: ReadonlyMap<number, string> = new Map(Object.entries(CMD).map(([name, type]) => [type, name]))
 
 export class Session {
@@ -54,6 +61,7 @@ export class Session {
   readonly #gone = new AbortController()
   #transmission: Transmission | undefined
   #opened: OpenedExport | undefined
+  #synced: Promise<void> = Promise.resolve()
   #accounts: ClientAccounts | undefined
   #clock: NodeJS.Timeout | undefined
   #clockStarted = 0
@@ -121,7 +129,8 @@ export class Session {
   /** The server is going down: what is under way finishes, what comes is refused. */
   stop(): void {
     this.#negotiation.stop()
-    this.#transmission?.stop()
+    if (this.#transmission === undefined) this.#gone.abort(new ServerStopping())
+    else this.#transmission.stop()
   }
 
   /** Requests are being worked on, or a disk is being made. */
@@ -129,8 +138,13 @@ export class Session {
     return this.#transmission?.isBusy ?? false
   }
 
-  /** Makes what the client has written durable. */
-  async sync(): Promise<void> {
+  /** Makes what the client has written durable; its disk stays open until then. */
+  sync(): Promise<void> {
+    this.#synced = this.#flush()
+    return this.#synced
+  }
+
+  async #flush(): Promise<void> {
     const opened = this.#opened
     if (opened === undefined || opened.readOnly) return
     await new Promise<void>((resolve, reject) => {
@@ -189,13 +203,15 @@ export class Session {
   async #closeDisk(opened: OpenedExport, reason: Error | undefined): Promise<void> {
     const { log } = this.#terms
     const fields = { client: this.client.shown, export: opened.served.name }
+    this.#opened = undefined
+    // Whoever asked for the sync is told of its failure.
+    await this.#synced.catch(() => {})
     try {
       await opened.close()
       log.info({ ...fields, ...(reason && reasonOf(reason)) }, 'Disk closed')
     } catch (error) {
       log.error({ ...fields, ...reasonOf(error) }, 'Disk could not be closed')
     }
-    this.#opened = undefined
     this.#diskIsClosed = true
     this.#endWhenDone()
   }
