@@ -2,11 +2,15 @@
 import { isLimited, type RateAccount } from '../access/rate-limit.ts'
 import type { TrafficRecorder } from '../metrics/traffic-recorder.ts'
 import { CMD, NBD_ERRNO } from '../protocol/constants.ts'
-import type { Channel } from './channel.ts'
 import type { Request } from './request.ts'
 
-/** A connection that is not read does not notice that its client has gone, so this is asked so often. */
-const CHECK_MS = 5000
+/** A connection that is not read does not notice that its client has gone, so this is asked so often, in ms. */
+const CHECK_MS = 1000
+/**
+ * How long a client that has sent its last byte may be held back, in ms. It may be reading still; but one that
+ * died looks the same, and must not keep its disk.
+ */
+const FINISHED_MS = 10_000
 
 /** The client went away while it was held back. */
 export class ThrottledClientGone extends Error {
@@ -14,9 +18,15 @@ export class ThrottledClientGone extends Error {
   readonly code = 'ECONNRESET'
 }
 
+/** The part of a channel that a throttle uses. */
+export interface ThrottledChannel {
+  readonly peerState: 'there' | 'finished' | 'gone'
+  destroy(error: Error): void
+}
+
 export class Throttle {
   readonly #accounts: readonly RateAccount[]
-  readonly #channel: Channel
+  readonly #channel: ThrottledChannel
   readonly #recorder: TrafficRecorder
   readonly #resume: () => void
   #limited: boolean
@@ -25,13 +35,13 @@ export class Throttle {
   #until = 0
   /** The request that is next was charged, and has waited for its turn. */
   #charged = false
-  /** The client had sent its last byte when it was last looked at. */
-  #finished = false
+  /** When the client was first seen to have sent its last byte. */
+  #finishedAt: number | undefined
 
   /** Requests are charged to all these accounts. `resume` is called when a connection that waits may go on. */
   constructor(
     accounts: readonly RateAccount[],
-    channel: Channel,
+    channel: ThrottledChannel,
     recorder: TrafficRecorder,
     resume: () => void,
   ) {
@@ -81,7 +91,7 @@ export class Throttle {
     if (wait === 0) return true
     this.#since = now
     this.#until = now + wait
-    this.#finished = false
+    this.#finishedAt = undefined
     this.#sleep(wait)
     return false
   }
@@ -91,21 +101,22 @@ export class Throttle {
   }
 
   #wake(): void {
-    const left = this.#until - performance.now()
-    if (left <= 0) {
+    const now = performance.now()
+    if (now >= this.#until) {
       this.#goOn()
-      return
-    }
-    const state = this.#channel.peerState
-    // Whoever has sent its last byte may still read, but a client that died looks the same: it must not keep its disk.
-    if (state === 'gone' || (state === 'finished' && this.#finished)) {
+    } else if (this.#hasGone(now)) {
       this.#channel.destroy(
         new ThrottledClientGone('The client went away while its rate limit held it back.'),
       )
-      return
+    } else {
+      this.#sleep(this.#until - now)
     }
-    this.#finished = state === 'finished'
-    this.#sleep(left)
+  }
+
+  #hasGone(now: number): boolean {
+    const state = this.#channel.peerState
+    if (state === 'finished') this.#finishedAt ??= now
+    return state === 'gone' || now - (this.#finishedAt ?? now) >= FINISHED_MS
   }
 
   #goOn(): void {
