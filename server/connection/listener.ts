@@ -1,6 +1,7 @@
 /** Sockets that accept clients, and the rules before the first byte. */
 import { stat, unlink } from 'node:fs/promises'
 import { connect, createServer, type ListenOptions, type Server, type Socket } from 'node:net'
+import { dirname } from 'node:path'
 import { configureTcp, type Liveness } from '../linux/syscalls.ts'
 import { type DescriptorHandle, takeHandle } from './channel.ts'
 import { type Client, tcpClient, unixClient } from './peer.ts'
@@ -60,10 +61,20 @@ function listenError(endpoint: Endpoint, error: NodeJS.ErrnoException): ListenEr
 
 function uriOf(server: Server, endpoint: Endpoint): string {
   const address = server.address()
-  if (typeof address === 'string') return `nbd+unix:///?socket=${encodeURI(address)}`
+  if (typeof address === 'string')
+    return `nbd+unix:///?socket=${encodeURIComponent(address).replaceAll('%2F', '/')}`
   if (address === null) return describe(endpoint)
   const host = address.family === 'IPv6' ? `[${address.address}]` : address.address
   return `nbd://${host}:${address.port}`
+}
+
+/** libuv says EACCES where the directory of a socket does not exist. */
+async function checkDirectory(endpoint: Endpoint & { kind: 'unix' }): Promise<void> {
+  try {
+    await stat(dirname(endpoint.path))
+  } catch (error) {
+    throw listenError(endpoint, error as NodeJS.ErrnoException)
+  }
 }
 
 /** Removes the socket file of a server that is gone: nobody answers there. */
@@ -116,7 +127,10 @@ export async function listen(
   accept: (handle: DescriptorHandle, client: Client) => void,
   onError: (error: Error) => void,
 ): Promise<Listener> {
-  if (endpoint.kind === 'unix') await removeStaleSocket(endpoint.path)
+  if (endpoint.kind === 'unix') {
+    await checkDirectory(endpoint)
+    await removeStaleSocket(endpoint.path)
+  }
   let isUnix = false
   const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, accepted => {
     const adopted = adopt(accepted, isUnix)
