@@ -147,7 +147,7 @@ export interface Backend<Handle = unknown> {
 
   /** Names that clients may ask for. Default: none are listed. */
   listExports?(): readonly string[] | Promise<readonly string[]>
-  /** The name that the empty one stands for. Default: `default`. */
+  /** The name that the empty one stands for. Default: the empty one reaches `open` and `probe` itself. */
   defaultExport?(): string | Promise<string>
   /**
    * Size that the disk of this name has, or would have if it were made now, without making it; undefined

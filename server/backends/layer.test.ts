@@ -177,7 +177,7 @@ describe('Questions without a disk', () => {
   test('have answers where the backend has none', async () => {
     const filled = asking({})
     expect(await filled.listExports()).toEqual([])
-    expect(await filled.defaultExport()).toBe('default')
+    expect(await filled.defaultExport()).toBe('')
     expect(await filled.probe('x')).toBeUndefined()
   })
 
@@ -199,6 +199,27 @@ describe('Questions without a disk', () => {
       ['b', 7],
       ['c', undefined],
     ])
+  })
+
+  test('for the empty name are for what it stands for', async () => {
+    const names: string[] = []
+    const open = (name: string) => {
+      names.push(name)
+      return Buffer.alloc(1)
+    }
+    const probe = (name: string) => {
+      names.push(name)
+      return undefined
+    }
+    for (const defaultExport of [undefined, () => 'main', async () => 'main']) {
+      const filled = asking({ open, probe, ...(defaultExport && { defaultExport }) })
+      for (const name of ['', 'other']) {
+        await filled.probe(name)
+        await filled.open(name, context())
+      }
+    }
+    const expected = (empty: string) => [empty, empty, 'other', 'other']
+    expect(names).toEqual([...expected(''), ...expected('main'), ...expected('main')])
   })
 
   test('get no names that no client could ask for', async () => {

@@ -3,6 +3,7 @@ import { type Backend, type Completion, type OpenContext, PENDING } from '../bac
 import { fillIn } from '../backends/layer.ts'
 import { createMemoryBackend } from '../backends/memory/memory.ts'
 import { allGone, MIB, serve } from '../connection/test-server.ts'
+import { catalogOf } from './test-catalog.ts'
 import { libnbd, needClients } from './test-programs.ts'
 
 /** A client that reads back what it writes for half a second, and tells how often it did. */
@@ -152,7 +153,7 @@ describe('A backend that misbehaves', () => {
 
   test('fails its own clients, and no others', { timeout: 20_000 }, async context => {
     needClients(context)
-    const { port, log } = await serve({ backend: filled })
+    const { port, log } = await serve({ catalog: catalogOf(filled) })
     const uri = (name: string) => `nbd://127.0.0.1:${port}/${encodeURIComponent(name)}`
     const polite = libnbd(uri('sound'), POLITE)
     const seen: Record<string, unknown> = {}
@@ -177,7 +178,7 @@ test('A size that changes is that of each connection', async context => {
   needClients(context)
   let size = MIB
   const { filled } = misbehaving({ growing: { getSize: () => size } })
-  const { port } = await serve({ backend: filled })
+  const { port } = await serve({ catalog: catalogOf(filled) })
   const sizes: unknown[] = []
   for (let round = 0; round < 3; round++) {
     sizes.push(
@@ -199,7 +200,7 @@ test('A disk that never answers does not hold up another', { timeout: 20_000 }, 
       },
     },
   })
-  const server = await serve({ backend: filled })
+  const server = await serve({ catalog: catalogOf(filled) })
   const uri = (name: string) => `nbd://127.0.0.1:${server.port}/${name}`
   const waiting = libnbd(uri('stuck'), `${TRYING}`)
   await expect.poll(() => stuck.length).toBe(1)
@@ -221,7 +222,7 @@ test('A server stops although its backend owes a client its disk', async context
       },
     },
   })
-  const { server, port } = await serve({ backend: filled })
+  const { server, port } = await serve({ catalog: catalogOf(filled) })
   const client = libnbd(`nbd://127.0.0.1:${port}/stuck`, TRYING)
   await expect.poll(() => opens).toBe(1)
   await server.stop()
@@ -240,7 +241,7 @@ test('A server stops although its backend owes a client an answer', async contex
       },
     },
   })
-  const { server, port } = await serve({ backend: filled })
+  const { server, port } = await serve({ catalog: catalogOf(filled) })
   const client = libnbd(`nbd://127.0.0.1:${port}/stuck`, TRYING)
   await expect.poll(() => stuck.length).toBe(1)
   const clock = performance.now.bind(performance)
@@ -307,7 +308,7 @@ describe('The backend of a disk in memory', () => {
   test.for(['True', 'False'])('obeys libnbd, with structured replies: %s', async (structured, context) => {
     needClients(context)
     const filled = fillIn(createMemoryBackend({ size: 3 * MIB + 77 }), { readOnly: false, onProblem() {} })
-    const { port } = await serve({ backend: filled })
+    const { port } = await serve({ catalog: catalogOf(filled) })
     const script = EVERYTHING.replaceAll('STRUCTURED', structured)
     expect(await libnbd(`nbd://127.0.0.1:${port}/any`, script)).toEqual([
       false,
@@ -318,7 +319,7 @@ describe('The backend of a disk in memory', () => {
   test('is the same for the next client, whatever it calls it', async context => {
     needClients(context)
     const filled = fillIn(createMemoryBackend({ size: 2 ** 40 }), { readOnly: false, onProblem() {} })
-    const { port } = await serve({ backend: filled })
+    const { port } = await serve({ catalog: catalogOf(filled) })
     const uri = (name: string) => `nbd://127.0.0.1:${port}/${name}`
     await libnbd(
       uri('one'),

@@ -162,6 +162,7 @@ export function createDisksBackend(config: DisksConfig) {
     listExports,
     close,
     canWrite: disk => !disk.readOnly,
+    canMultiConn: () => true,
     blockSizes: () => ({ minimum: 1, preferred: 4096, maximum: 2 ** 25 }),
   } satisfies Backend<FileDisk>
 }

@@ -194,6 +194,8 @@ export const fileOperations = {
       ),
     ),
 
+  canFastZero: () => true,
+
   cache: (disk: FileDisk, length: number, offset: number, completion: Completion): Outcome =>
     range(disk, 'cache', length, offset, completion),
 
