@@ -1,5 +1,5 @@
 /** Which requests are refused, with which error, before a backend sees them. */
-import { CMD, CMD_FLAG, MAX_PAYLOAD, NBD_ERRNO } from './constants.ts'
+import { CMD, CMD_FLAG, MAX_PAYLOAD, NBD_ERRNO, TRANSMISSION_FLAG } from './constants.ts'
 import { FRAMING } from './transmission.ts'
 
 /** What the rules need to know of the export and the handshake. */
@@ -8,6 +8,8 @@ export interface RequestTerms {
   readonly readOnly: boolean
   /** One of FRAMING. */
   readonly framing: number
+  /** The transmission flags that the client was told. Default: everything. */
+  readonly announced?: number
   readonly baseAllocation: boolean
 }
 
@@ -32,6 +34,19 @@ function allowedFlags(type: number, framing: number): number {
 export const changesData = (type: number): boolean =>
   type === CMD.WRITE || type === CMD.TRIM || type === CMD.WRITE_ZEROES
 
+const ALL = -1
+const { SEND_FLUSH, SEND_TRIM, SEND_CACHE, SEND_WRITE_ZEROES, SEND_FUA, SEND_FAST_ZERO } = TRANSMISSION_FLAG
+/** What has to be announced for a command, by its number. */
+const NEEDED = [0, 0, 0, SEND_FLUSH, SEND_TRIM, SEND_CACHE, SEND_WRITE_ZEROES, 0]
+
+function isAnnounced(announced: number, type: number, flags: number): boolean {
+  const needed =
+    (NEEDED[type] ?? 0) |
+    (flags & CMD_FLAG.FUA ? SEND_FUA : 0) |
+    (flags & CMD_FLAG.FAST_ZERO ? SEND_FAST_ZERO : 0)
+  return (announced & needed) === needed
+}
+
 /**
  * The error that a request deserves, or 0. `offset` may be inexact above 2^53, where it is out of range
  * in any case. DISC is not asked about.
@@ -45,8 +60,10 @@ export function refusalOf(
 ): number {
   if (type > CMD.BLOCK_STATUS || type === CMD.DISC) return NBD_ERRNO.EINVAL
   if ((flags & ~allowedFlags(type, terms.framing)) !== 0) return NBD_ERRNO.EINVAL
-  if (type === CMD.FLUSH) return NBD_ERRNO.OK
+  if (type === CMD.FLUSH)
+    return isAnnounced(terms.announced ?? ALL, type, flags) ? NBD_ERRNO.OK : NBD_ERRNO.EINVAL
   if (terms.readOnly && changesData(type)) return NBD_ERRNO.EPERM
+  if (!isAnnounced(terms.announced ?? ALL, type, flags)) return NBD_ERRNO.EINVAL
   // Compared by subtraction: the sum of the two could leave the range of exact numbers.
   if (offset > terms.size || length > terms.size - offset) {
     return type === CMD.WRITE || type === CMD.WRITE_ZEROES ? NBD_ERRNO.ENOSPC : NBD_ERRNO.EINVAL
