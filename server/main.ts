@@ -1,12 +1,16 @@
 #!/usr/bin/env node
 import './cli/thread-pool.ts'
+import { backends } from './cli/backends.ts'
 import { requestedText } from './cli/help.ts'
 import { UsageError } from './cli/options.ts'
 import { printable } from './cli/printable.ts'
 import { serve } from './cli/serve.ts'
 
 /** Commands of the program. */
-const COMMANDS: ReadonlyMap<string, (argv: readonly string[]) => Promise<void>> = new Map([['serve', serve]])
+const COMMANDS: ReadonlyMap<string, (argv: readonly string[]) => Promise<void>> = new Map([
+  ['serve', (argv: readonly string[]) => serve(argv)],
+  ['backends', backends],
+])
 
 async function run(argv: readonly string[]): Promise<void> {
   const text = requestedText(argv)

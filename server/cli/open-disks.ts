@@ -1,17 +1,20 @@
 /** The disks that a command line speaks of: which there are, and what serves them. */
 import { join } from 'node:path'
-import type { FilledBackend } from '../backends/backend.ts'
+import type { Backend, LayeredBackend } from '../backends/backend.ts'
 import { type DiskDirectory, HIDDEN_NAME, openDiskDirectory } from '../backends/disks/directory.ts'
 import { createDisksBackend } from '../backends/disks/disks.ts'
 import { prepareRecipe, type Recipe } from '../backends/disks/recipe.ts'
 import type { Staging } from '../backends/disks/staging.ts'
+import { createForwardBackend } from '../backends/forward/forward.ts'
+import { fillIn } from '../backends/layer.ts'
 import { createTemporaryBackend, openTemporaryArea } from '../backends/temporary/temporary.ts'
 import { reasonOf } from '../connection/session.ts'
 import type { DeclaredDisks, UndeclaredDisks } from '../exports/catalog.ts'
 import { createDeclaredDisks } from '../exports/declared.ts'
 import { type ManifestState, watchManifests } from '../exports/manifests.ts'
 import type { Log } from './log.ts'
-import type { DiskContent, ServeOptions } from './serve-options.ts'
+import { openNamedBackend } from './named-backend.ts'
+import type { DiskContent, ModuleOptions, ServeOptions, UpstreamOptions } from './serve-options.ts'
 
 /** Disks that are ready to be served. */
 export interface OpenedDisks {
@@ -32,10 +35,24 @@ function recipeOf(content: DiskContent): Recipe {
 /** Where no disk is made, what exists is served all the same; a backend wants a recipe even then. */
 const NO_RECIPE: Recipe = { command: 'false' }
 
-function termsOf(options: ServeOptions, backend: FilledBackend): UndeclaredDisks {
+function termsOf(options: ServeOptions, backend: LayeredBackend): UndeclaredDisks {
   const { readOnly, temporary, connectionsPerDisk, newDisk } = options
   return { backend, readOnly, temporary, connections: connectionsPerDisk, maxSize: newDisk?.maxSize }
 }
+
+/** Making a disk has a time limit of its own, and may wait for others to be made. */
+function layerOptions({ readOnly }: ServeOptions, log: Log) {
+  const onProblem = (problem: Error) => log.error(reasonOf(problem), 'The backend broke a rule')
+  return { readOnly, onProblem, openMs: Number.POSITIVE_INFINITY }
+}
+
+function layer<Inner>(backend: Backend<Inner>, options: ServeOptions, log: Log): LayeredBackend {
+  const { openMs, ...others } = layerOptions(options, log)
+  return fillIn(backend, { ...others, limits: { openMs } })
+}
+
+/** Who may share a disk, and what names mean, is the backend's business. */
+const BY_BACKEND = { unlocked: true, anyName: true }
 
 /** Told of each disk whose making has ended, in so many ms, and how it failed if it did. */
 type OnCreation = (ms: number, error: unknown) => void
@@ -50,12 +67,42 @@ export function openDisks(
   onCreation: OnCreation,
   onChange: () => void,
 ): Promise<OpenedDisks> {
+  if (options.upstream !== undefined) return openUpstream(options, options.upstream, log)
+  if (options.module !== undefined) return openModule(options, options.module, log)
   return options.temporary
-    ? openTemporary(options, onCreation)
+    ? openTemporary(options, log, onCreation)
     : openPersistent(options, log, onCreation, onChange)
 }
 
-async function openTemporary(options: ServeOptions, onCreation: OnCreation): Promise<OpenedDisks> {
+async function openUpstream(
+  options: ServeOptions,
+  upstream: UpstreamOptions,
+  log: Log,
+): Promise<OpenedDisks> {
+  const { uri, fixed, shared, retryMs } = upstream
+  const backend = createForwardBackend({
+    uri,
+    exportName: fixed ? 'fixed' : 'passed',
+    shared,
+    retryMs,
+    onLost: (name, error) => log.warn({ export: name, ...reasonOf(error) }, 'The upstream is lost'),
+    onReconnected: (name, afterMs) =>
+      log.info({ export: name, afterMs: Math.round(afterMs) }, 'The upstream is back'),
+  })
+  const terms = { ...termsOf(options, layer(backend, options, log)), ...BY_BACKEND }
+  return { undeclared: terms, declared: undefined, close: async () => {} }
+}
+
+async function openModule(
+  options: ServeOptions,
+  { name, settings }: ModuleOptions,
+  log: Log,
+): Promise<OpenedDisks> {
+  const { backend, close } = await openNamedBackend(name, settings, layerOptions(options, log))
+  return { undeclared: { ...termsOf(options, backend), ...BY_BACKEND }, declared: undefined, close }
+}
+
+async function openTemporary(options: ServeOptions, log: Log, onCreation: OnCreation): Promise<OpenedDisks> {
   const { newDisk, dir, commandTimeoutMs } = options
   // The options' own check has seen to that.
   if (newDisk === undefined) throw new TypeError('A temporary disk is always made.')
@@ -63,7 +110,7 @@ async function openTemporary(options: ServeOptions, onCreation: OnCreation): Pro
   const area = await openTemporaryArea(dir, { onWork: onCreation })
   const backend = createTemporaryBackend({ area, recipe, size: newDisk.size, commandTimeoutMs })
   return {
-    undeclared: termsOf(options, backend as FilledBackend),
+    undeclared: termsOf(options, layer(backend, options, log)),
     declared: undefined,
     close: () => area.close(),
   }
@@ -88,13 +135,13 @@ async function openPersistent(
   try {
     const size = newDisk?.size ?? 0
     const servesUndeclared = newDisk !== undefined || disks === undefined
-    const backend = createDisksBackend({ directory, recipe, size, names, commandTimeoutMs }) as FilledBackend
+    const backend = createDisksBackend({ directory, recipe, size, names, commandTimeoutMs })
     const declared =
       disks === undefined
         ? undefined
         : await followManifests(disks, directory, options, log, onCreation, onChange)
     return {
-      undeclared: servesUndeclared ? termsOf(options, backend) : undefined,
+      undeclared: servesUndeclared ? termsOf(options, layer(backend, options, log)) : undefined,
       declared: declared?.disks,
       async close() {
         await declared?.close()

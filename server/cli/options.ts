@@ -18,6 +18,8 @@ interface Described {
   readonly group: string
   /** What the option does, for `--help`. */
   readonly help: string
+  /** What follows and is no option is for this option. */
+  readonly takesRest?: boolean
 }
 
 /** `--name`: present or not. */
@@ -74,8 +76,11 @@ type Value<O> = O extends FlagOption
 /** The parsed value of every option of a table. Absent: false for a flag, an empty list, else undefined. */
 export type Parsed<Table extends OptionTable> = { readonly [Name in keyof Table]: Value<Table[Name]> }
 
+/** Under this key stand the arguments that belong to an option with `takesRest`. */
+export const REST: unique symbol = Symbol('rest')
+
 /**
- * Parses the arguments of a command that takes options only.
+ * Parses the arguments of a command that takes options, and others behind an option that wants them.
  *
  * `--name VALUE` accepts a value with one leading dash (`--size -1` is a bad size, not a missing one). One
  * that begins with two goes after `=`, so that a forgotten value does not swallow the next option.
@@ -84,7 +89,7 @@ export type Parsed<Table extends OptionTable> = { readonly [Name in keyof Table]
 export function parseOptions<const Table extends OptionTable>(
   table: Table,
   argv: readonly string[],
-): Parsed<Table> {
+): Parsed<Table> & { readonly [REST]: readonly string[] } {
   const values: Record<string, unknown> = {}
   const lists = new Map<string, unknown[]>()
   for (const [name, option] of Object.entries(table)) {
@@ -98,10 +103,16 @@ export function parseOptions<const Table extends OptionTable>(
   }
 
   const given = new Set<string>()
+  const rest: string[] = []
+  const takers = new Set(Object.keys(table).filter(name => table[name]?.takesRest))
   let previous: string | undefined
   for (const token of tokensOf(table, argv)) {
     if (token.kind === 'option-terminator') continue
-    if (token.kind === 'positional') throw unexpectedArgument(table, token.value, previous)
+    if (token.kind === 'positional') {
+      if (takers.isDisjointFrom(given)) throw unexpectedArgument(table, token.value, previous)
+      rest.push(token.value)
+      continue
+    }
     const { name } = token
     const option = Object.hasOwn(table, name) ? table[name] : undefined
     if (option === undefined) throw unknownOption(table, argv[token.index] ?? token.rawName)
@@ -127,7 +138,8 @@ export function parseOptions<const Table extends OptionTable>(
         break
     }
   }
-  return values as Parsed<Table>
+  // Not among the options' own names, and not in what is compared or printed.
+  return Object.defineProperty(values, REST, { value: rest }) as ReturnType<typeof parseOptions<Table>>
 }
 
 /** Whether a flag such as `help` stands among the arguments, whatever is wrong with the others. */

@@ -1,5 +1,6 @@
 import type { NameRules } from '../../crds/export-name.ts'
 import { parseSize } from '../../crds/quantity.ts'
+import { parseNbdUri } from '../client/uri.ts'
 import {
   parseChoice,
   parseCount,
@@ -19,6 +20,7 @@ const MAX_COUNT = 1_000_000
 const MAX_IOPS = 1_000_000_000
 
 const DISKS = 'Disks'
+const UPSTREAM = 'Backends'
 const LISTENING = 'Listening'
 const CLIENTS = 'Clients'
 const TLS = 'TLS'
@@ -125,6 +127,42 @@ export const SERVE_OPTIONS = {
     help: 'Names that clients may ask for. strict: no ".", "/", ":" or control character. relaxed: no "/", no control character, no "." at the beginning.',
     default: 'strict',
     parse: parseChoice(['strict', 'relaxed']) satisfies (text: string) => NameRules,
+  },
+  upstream: {
+    group: UPSTREAM,
+    kind: 'text',
+    placeholder: 'URI',
+    help: 'Forward to another NBD server instead of serving disks: nbd://, nbds://, nbd+unix:// or nbds+unix://.',
+    parse: text => parseNbdUri(text),
+  },
+  'upstream-export': {
+    group: UPSTREAM,
+    kind: 'text',
+    placeholder: 'NAME',
+    help: 'Give all clients this export of the upstream.',
+    shownDefault: 'the one that each client asks for',
+    parse: parseText,
+  },
+  'upstream-shared': {
+    group: UPSTREAM,
+    kind: 'flag',
+    help: 'Use one connection to the upstream for all clients. Needs --upstream-export.',
+  },
+  'upstream-retry': {
+    group: UPSTREAM,
+    kind: 'text',
+    placeholder: 'TIME',
+    help: 'How long requests wait for an upstream that is away.',
+    default: '30s',
+    parse: parseDuration,
+  },
+  backend: {
+    group: UPSTREAM,
+    kind: 'text',
+    placeholder: 'MODULE',
+    help: 'Serve what a module provides: a built-in one or your own, with its settings as KEY=VALUE behind it. See ondemand-disk backends.',
+    parse: parseText,
+    takesRest: true,
   },
   listen: {
     group: LISTENING,

@@ -241,8 +241,36 @@ describe('refused', () => {
     expect(() => parseServeOptions(['--dir', 'd', '--size', '1G', ...more])).toThrow(message)
   })
 
-  test.each(['upstream', 'backend'])('--%s is not known', name => {
-    expect(() => parse(`--${name}=x`)).toThrow(`Unknown option --${name}.`)
+  test.each([
+    [['--upstream', 'x'], /^--upstream: "x" is not the URI/],
+    [['--upstream', 'nbd://host', '--dir', 'd'], '--upstream and --dir exclude each other.'],
+    [['--upstream', 'nbd://host', '--backend', 'memory'], '--upstream and --backend exclude each other.'],
+    [['--upstream', 'nbd://host/alice'], /^--upstream: the URI names the export "alice"/],
+    [['--upstream', 'nbd://host', '--upstream-shared'], /^--upstream-shared needs --upstream-export/],
+    [['--upstream-export', 'alice'], '--upstream-export needs --upstream.'],
+    [['--backend', 'memory', '--size', '1G'], '--backend and --size exclude each other.'],
+    [
+      ['--dir', 'd', '--size', '1G', 'size=1G'],
+      'Unexpected argument "size=1G". Only options are expected here.',
+    ],
+  ])('backends that cannot be: %j', (argv, message) => {
+    expect(() => parseServeOptions(argv)).toThrow(message)
+  })
+
+  test('what follows --backend are its settings', () => {
+    const { module } = parseServeOptions(['--backend', './mine.ts', 'a=1', '--read-only', 'b=2'])
+    expect(module).toEqual({ name: './mine.ts', settings: ['a=1', 'b=2'] })
+  })
+
+  test('an upstream is forwarded to by name, or with all names', () => {
+    const { upstream } = parseServeOptions(['--upstream', 'nbd://host:1', '--upstream-export', 'alice'])
+    expect(upstream).toMatchObject({
+      fixed: true,
+      shared: false,
+      retryMs: 30_000,
+      uri: { exportName: 'alice' },
+    })
+    expect(parseServeOptions(['--upstream', 'nbd://host:1']).upstream?.fixed).toBe(false)
   })
 })
 

@@ -3,8 +3,9 @@ import type { NameRules } from '../../crds/export-name.ts'
 import { labelProblem } from '../../crds/filesystem-label.ts'
 import { quote } from '../../crds/quote.ts'
 import type { RateLimits } from '../access/rate-limit.ts'
+import type { NbdUri } from '../client/uri.ts'
 import type { ListenAddress } from './option-values.ts'
-import { type Parsed, parseOptions, UsageError } from './options.ts'
+import { type Parsed, parseOptions, REST, UsageError } from './options.ts'
 import { type LogLevel, SERVE_OPTIONS } from './serve-option-table.ts'
 
 /** What a new disk holds. */
@@ -32,6 +33,22 @@ export interface NewDisk {
   readonly content: DiskContent
 }
 
+/** Where requests are forwarded. */
+export interface UpstreamOptions {
+  readonly uri: NbdUri
+  /** All clients get the URI's export. */
+  readonly fixed: boolean
+  readonly shared: boolean
+  readonly retryMs: number
+}
+
+/** A backend by the name of its module. */
+export interface ModuleOptions {
+  readonly name: string
+  /** KEY=VALUE each, not yet looked at. */
+  readonly settings: readonly string[]
+}
+
 /** How TLS is spoken. */
 export interface TlsOptions {
   /** Nothing is possible without it. */
@@ -55,6 +72,10 @@ export interface ServeOptions {
   readonly create: boolean
   /** For mkfs as for a command. */
   readonly commandTimeoutMs: number
+  /** Forwarding in place of disks. */
+  readonly upstream: UpstreamOptions | undefined
+  /** A module in place of disks. */
+  readonly module: ModuleOptions | undefined
   /** Directory of manifests. */
   readonly disks: string | undefined
   readonly maxDisks: number | undefined
@@ -110,6 +131,7 @@ export function addressesToBind(options: ServeOptions, activatedSockets: number)
  */
 export function parseServeOptions(argv: readonly string[]): ServeOptions {
   const given = parseOptions(SERVE_OPTIONS, argv)
+  const upstream = upstreamOf(given)
   checkTogether(given)
   return {
     dir: given.dir,
@@ -117,6 +139,8 @@ export function parseServeOptions(argv: readonly string[]): ServeOptions {
     newDisk: newDiskOf(given),
     create: !given['no-create'],
     commandTimeoutMs: given['command-timeout'],
+    upstream,
+    module: given.backend === undefined ? undefined : { name: given.backend, settings: given[REST] },
     disks: given.disks,
     maxDisks: given['max-disks'],
     names: given.names,
@@ -146,6 +170,30 @@ export function parseServeOptions(argv: readonly string[]): ServeOptions {
 }
 
 type Given = Parsed<typeof SERVE_OPTIONS>
+
+function upstreamOf(given: Given): UpstreamOptions | undefined {
+  const {
+    upstream,
+    'upstream-export': exportName,
+    'upstream-shared': shared,
+    'upstream-retry': retryMs,
+  } = given
+  if (upstream === undefined) {
+    if (exportName !== undefined) throw new UsageError('--upstream-export needs --upstream.')
+    if (shared) throw new UsageError('--upstream-shared needs --upstream.')
+    return undefined
+  }
+  if (exportName === undefined && upstream.exportName !== '') {
+    throw new UsageError(
+      `--upstream: the URI names the export ${quote(upstream.exportName)}. Say --upstream-export for that, or leave it out.`,
+    )
+  }
+  if (shared && exportName === undefined) {
+    throw new UsageError('--upstream-shared needs --upstream-export: one connection has one export.')
+  }
+  const uri = exportName === undefined ? upstream : { ...upstream, exportName }
+  return { uri, fixed: exportName !== undefined, shared, retryMs }
+}
 
 function tlsOf(given: Given): TlsOptions | undefined {
   const files = {
@@ -203,6 +251,10 @@ function checkTogether(given: Given): void {
     }
   }
 
+  for (const other of ['upstream', 'backend'] as const) {
+    exclude(other, ['dir', 'size', 'disks', 'temporary', 'no-create', 'wait'])
+  }
+  exclude('upstream', ['backend'])
   exclude('temporary', ['no-create', 'disks', 'max-disks'])
   if (given.oldstyle && given.tls !== 'off') {
     throw new UsageError('--oldstyle and --tls exclude each other: the oldstyle handshake has no TLS.')
@@ -211,11 +263,12 @@ function checkTogether(given: Given): void {
   if (given.var.length > 0 && command === undefined) {
     throw new UsageError('--var needs --command: only a command sees variables.')
   }
-  if (given.dir === undefined && !temporary) {
+  const hasOwnDisks = given.upstream === undefined && given.backend === undefined
+  if (given.dir === undefined && !temporary && hasOwnDisks) {
     throw new UsageError('--dir is missing. Give the directory of the disks.')
   }
   if (size === undefined) {
-    if (!given['no-create'] && given.disks === undefined) {
+    if (!given['no-create'] && given.disks === undefined && hasOwnDisks) {
       throw new UsageError('--size is missing. Give the size of a new disk, such as 1G, or --no-create.')
     }
     for (const name of NEW_DISK_OPTIONS) {

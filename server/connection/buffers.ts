@@ -34,6 +34,11 @@ export function giveBuffer(buffer: Buffer): void {
   idle[sizeClass(buffer.length - HEADER_ROOM)]?.push(buffer)
 }
 
+/** Forgets a buffer of takeBuffer that somebody may still write to. */
+export function forgetBuffer(buffer: Buffer): void {
+  lentBytes -= buffer.length
+}
+
 /** Bytes in use by all connections together. */
 export function bytesLent(): number {
   return lentBytes

@@ -13,11 +13,11 @@ import {
   writeErrorChunk,
   writeSimpleReply,
 } from '../protocol/transmission.ts'
-import { giveBuffer, HEADER_ROOM, MAX_DATA, takeBuffer } from './buffers.ts'
+import { HEADER_ROOM, MAX_DATA, takeBuffer } from './buffers.ts'
 import type { Channel } from './channel.ts'
 import type { OpenedDisk } from './opened-disk.ts'
 import { failureErrno, MAX_TEXT } from './replies.ts'
-import { follow, type Request } from './request.ts'
+import { follow, type Request, returnBuffer } from './request.ts'
 import { writeDataAndHoles } from './zeroes.ts'
 
 export class BulkRead implements Completion {
@@ -153,7 +153,7 @@ export class BulkRead implements Completion {
   }
 
   #end(error: unknown): void {
-    giveBuffer(this.#buffer)
+    returnBuffer(this.#buffer, error)
     this.#onEnd(error)
   }
 }

@@ -93,7 +93,7 @@ describe('Errors that mean something special', () => {
   test('ENOTSUP is for FAST_ZERO only', async () => {
     const client = await (await faulty({ zero: () => Promise.reject(failure('EOPNOTSUPP')) })).attached()
     const zeroes = { length: 512 }
-    expect(await errorOf(client, request(WRITE_ZEROES, zeroes))).toBe(EIO)
+    expect(await errorOf(client, request(WRITE_ZEROES, zeroes)), 'written instead').toBe(0)
     expect(await errorOf(client, request(WRITE_ZEROES, { ...zeroes, flags: FLAG.FAST_ZERO }))).toBe(ENOTSUP)
   })
 

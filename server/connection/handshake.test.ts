@@ -286,7 +286,7 @@ describe('INFO and GO', () => {
     expect(await flagsOf(await (await serve({ temporary: true, connections: 2 })).greeted())).toBe(writable)
     const readOnly = await serve({ readOnly: true })
     writeFileSync(join(readOnly.path, 'disk'), 'x'.repeat(4096))
-    expect(await flagsOf(await readOnly.greeted())).toBe(HAS + READ_ONLY + FLUSH + FUA + MULTI + CACHE)
+    expect(await flagsOf(await readOnly.greeted())).toBe(HAS + READ_ONLY + FLUSH + MULTI + CACHE)
   })
 })
 

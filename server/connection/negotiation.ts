@@ -243,7 +243,7 @@ export class Negotiation implements Receiver {
     }
     this.#send(Buffer.concat(replies))
     if (option === OPT.EXPORT_NAME) {
-      const flags = transmissionFlags(opened.readOnly, opened.multiConn, this.#state.framing)
+      const flags = transmissionFlags(opened.capabilities, opened.multiConn, this.#state.framing)
       this.#send(encodeExportNameReply(opened.size, flags, this.#noZeroes))
     }
     this.#phase = 'over'

@@ -72,7 +72,7 @@ export class OldstyleHandshake implements Receiver {
   }
 
   #begin(opened: OpenedExport): void {
-    const flags = transmissionFlags(opened.readOnly, opened.multiConn, FRAMING.SIMPLE)
+    const flags = transmissionFlags(opened.capabilities, opened.multiConn, FRAMING.SIMPLE)
     const greeting = encodeOldstyle(opened.size, flags)
     this.#channel.send(greeting, 0, greeting.length)
     this.#events.opened(opened, STATE)

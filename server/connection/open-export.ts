@@ -1,5 +1,6 @@
 /** From a name's export to a disk in use: a place in line, the backend's open, and their undoing. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { UnfinishedError } from '../backends/layer/errors.ts'
 import type { Admission, Patience, Place } from '../exports/admission.ts'
 import { allowsMultiConn, type Export } from '../exports/export.ts'
 import type { OpenedDisk } from './opened-disk.ts'
@@ -39,7 +40,7 @@ async function openPatiently(served: Export, terms: OpenTerms, deadline: number)
 }
 
 function enter(served: Export, terms: OpenTerms): Promise<Place> | undefined {
-  if (served.temporary) return undefined
+  if (served.temporary || served.unlocked) return undefined
   const { name, readOnly, connections } = served
   const claim = { disk: name, client: terms.client, exclusive: !readOnly, connections }
   return terms.admission.enter(claim, terms.patience, terms.signal)
@@ -50,7 +51,7 @@ function enter(served: Export, terms: OpenTerms): Promise<Place> | undefined {
  * @throws DiskHeldError, the backend's error, or the signal's reason; nothing is left open then
  */
 export async function openExport(served: Export, terms: OpenTerms): Promise<OpenedExport> {
-  const { backend, readOnly } = served
+  const { backend } = served
   const deadline = terms.patience === 'unlimited' ? Infinity : performance.now() + terms.patience
   const place = await enter(served, terms)
   let handle: unknown
@@ -63,14 +64,20 @@ export async function openExport(served: Export, terms: OpenTerms): Promise<Open
   const close = async () => {
     try {
       await backend.close(handle)
-    } finally {
-      place?.release()
+    } catch (error) {
+      // As long as the backend is at work on the disk, nobody else may have it.
+      if (error instanceof UnfinishedError) void error.settled.then(() => place?.release())
+      else place?.release()
+      throw error
     }
+    place?.release()
   }
   try {
     terms.signal.throwIfAborted()
-    const size = await backend.getSize(handle)
-    return { served, backend, handle, size, readOnly, multiConn: allowsMultiConn(served), close }
+    const size = backend.getSize(handle)
+    const capabilities = backend.capabilities(handle)
+    const multiConn = allowsMultiConn(served, capabilities)
+    return { served, backend, handle, size, capabilities, readOnly: !capabilities.canWrite, multiConn, close }
   } catch (error) {
     await close()
     throw error

@@ -1,25 +1,32 @@
 /** A disk as one connection has it, from GO to the end. */
-import type { FilledBackend } from '../backends/backend.ts'
+import type { Capabilities, LayeredBackend } from '../backends/backend.ts'
 import { TRANSMISSION_FLAG } from '../protocol/constants.ts'
 import { FRAMING } from '../protocol/transmission.ts'
 
 export interface OpenedDisk {
-  readonly backend: FilledBackend
+  readonly backend: LayeredBackend
   readonly handle: unknown
   /** Bytes. */
   readonly size: number
+  readonly capabilities: Capabilities
   readonly readOnly: boolean
   readonly multiConn: boolean
 }
 
-/** The flags that EXPORT_NAME, INFO and GO announce; all operations are there, so only these two things differ. */
-export function transmissionFlags(readOnly: boolean, multiConn: boolean, framing: number): number {
+/** The flags that EXPORT_NAME, INFO and GO announce. */
+export function transmissionFlags(capabilities: Capabilities, multiConn: boolean, framing: number): number {
   const flag = TRANSMISSION_FLAG
-  const always = flag.HAS_FLAGS | flag.SEND_FLUSH | flag.SEND_FUA | flag.SEND_CACHE
-  const writing = flag.SEND_TRIM | flag.SEND_WRITE_ZEROES | flag.SEND_FAST_ZERO
+  const { canWrite, canFlush, canFua, canTrim, canZero, canFastZero, canCache, isRotational } = capabilities
   return (
-    always |
-    (readOnly ? flag.READ_ONLY : writing) |
+    flag.HAS_FLAGS |
+    (canWrite ? 0 : flag.READ_ONLY) |
+    (canFlush ? flag.SEND_FLUSH : 0) |
+    (canFua ? flag.SEND_FUA : 0) |
+    (isRotational ? flag.ROTATIONAL : 0) |
+    (canTrim ? flag.SEND_TRIM : 0) |
+    (canZero ? flag.SEND_WRITE_ZEROES : 0) |
+    (canZero && canFastZero ? flag.SEND_FAST_ZERO : 0) |
+    (canCache ? flag.SEND_CACHE : 0) |
     (framing === FRAMING.SIMPLE ? 0 : flag.SEND_DF) |
     (framing === FRAMING.EXTENDED ? flag.BLOCK_STATUS_PAYLOAD : 0) |
     (multiConn ? flag.CAN_MULTI_CONN : 0)

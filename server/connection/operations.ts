@@ -17,20 +17,24 @@ const ZERO_FLAGS = [
 export function startOperation(disk: OpenedDisk, request: Request): void {
   const { backend, handle } = disk
   const { type, flags, offset, length } = request
+  const fua = request.fua && disk.capabilities.fuaIsNative
   try {
     switch (type) {
       case CMD.FLUSH:
         follow(backend.flush(handle, request), request)
         return
       case CMD.TRIM:
-        follow(backend.trim(handle, length, offset, request), request)
+        follow(backend.trim(handle, length, offset, request, fua), request)
         return
       case CMD.CACHE:
         follow(backend.cache(handle, length, offset, request), request)
         return
       case CMD.WRITE_ZEROES: {
         const index = (flags & CMD_FLAG.NO_HOLE ? 1 : 0) + (flags & CMD_FLAG.FAST_ZERO ? 2 : 0)
-        follow(backend.zero(handle, length, offset, ZERO_FLAGS[index] ?? ZERO_FLAGS[0], request), request)
+        follow(
+          backend.zero(handle, length, offset, ZERO_FLAGS[index] ?? ZERO_FLAGS[0], request, fua),
+          request,
+        )
         return
       }
       default:

@@ -1,5 +1,6 @@
 /** What each option of the handshake is answered. */
 import { ExportNameError } from '../../crds/export-name.ts'
+import type { Probed } from '../backends/backend.ts'
 import type { Admission, Patience } from '../exports/admission.ts'
 import type { Catalog } from '../exports/catalog.ts'
 import { allowsMultiConn, type Export, ExportRefusal } from '../exports/export.ts'
@@ -58,9 +59,6 @@ type Handler = (
   state: NegotiationState,
   context: OptionContext,
 ) => Answer | Promise<Answer>
-
-/** Sizes of transfers in bytes: any is served, pages are best. */
-const PREFERRED_BLOCK = 4096
 
 const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
   [OPT.EXPORT_NAME, exportName],
@@ -202,15 +200,19 @@ function extendedHeaders(option: number, payload: Buffer, state: NegotiationStat
 function informationOf(
   option: number,
   served: Export,
-  size: number,
+  { size, capabilities }: Probed,
   { infoTypes }: GoRequest,
   { framing }: NegotiationState,
 ): Buffer[] {
-  const flags = transmissionFlags(served.readOnly, allowsMultiConn(served), framing)
+  const flags = transmissionFlags(capabilities, allowsMultiConn(served, capabilities), framing)
   const replies = [encodeExportInfo(option, size, flags)]
   if (infoTypes.includes(INFO.NAME)) replies.push(encodeTextInfo(option, INFO.NAME, served.name))
   if (infoTypes.includes(INFO.BLOCK_SIZE)) {
-    replies.push(encodeBlockSizeInfo(option, 1, PREFERRED_BLOCK, MAX_PAYLOAD))
+    const { minimum, preferred, maximum } = capabilities.blockSizes
+    // READ and WRITE are served up to the protocol's default; what a backend cannot take at once is split.
+    replies.push(
+      encodeBlockSizeInfo(option, minimum, preferred, Math.max(preferred, Math.min(maximum, MAX_PAYLOAD))),
+    )
   }
   return replies
 }
@@ -225,7 +227,7 @@ async function go(
   try {
     const opened = await open(context.catalog.resolve(request.name, context.client.peer), context)
     dropContextOfOther(request.name, state)
-    const replies = [...informationOf(option, opened.served, opened.size, request, state), ack(option)]
+    const replies = [...informationOf(option, opened.served, opened, request, state), ack(option)]
     return { replies, opened }
   } catch (error) {
     return refuseExport(option, request.name, error, context)
@@ -241,20 +243,20 @@ async function info(
   const request = decodeGo(payload)
   try {
     const served = context.catalog.resolve(request.name, context.client.peer)
-    const size = await sizeOf(served, context)
-    return { replies: [...informationOf(option, served, size, request, state), ack(option)] }
+    const probed = await probe(served, context)
+    return { replies: [...informationOf(option, served, probed, request, state), ack(option)] }
   } catch (error) {
     return refuseExport(option, request.name, error, context)
   }
 }
 
-/** Size without making the disk where that is possible; a command alone knows what size it will make. */
-async function sizeOf(served: Export, context: OptionContext): Promise<number> {
-  const probed = await served.backend.probe(served.name, served.requestedSize)
-  if (probed !== undefined) return probed.size
+/** Looks without making the disk where that is possible; a command alone knows what size it will make. */
+async function probe(served: Export, context: OptionContext): Promise<Probed> {
+  const probed = await served.backend.probe(served.name, served.requestedSize, served.readOnly)
+  if (probed !== undefined) return probed
   const opened = await open(served, context)
   await opened.close()
-  return opened.size
+  return opened
 }
 
 /** Is this query for base:allocation? The wildcard `base:` is for lists only (proto.md, "Metadata querying"). */

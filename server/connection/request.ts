@@ -1,12 +1,15 @@
 /** Requests that could not be answered at once. Pooled: once a connection is warm, they allocate nothing. */
 import { type Completion, type Outcome, PENDING } from '../backends/backend.ts'
+import { AbandonedError } from '../backends/layer/errors.ts'
 import { CMD_FLAG, NBD_ERRNO } from '../protocol/constants.ts'
 import { changesData } from '../protocol/request-rules.ts'
 import { FRAMING, type ReplyHead } from '../protocol/transmission.ts'
-import { giveBuffer } from './buffers.ts'
+import { forgetBuffer, giveBuffer } from './buffers.ts'
 
 /** Whom requests report to. */
 export interface RequestOwner {
+  /** The backend's operations themselves obey FUA, so that no flush has to follow. */
+  readonly fuaIsNative: boolean
   /** Starts the flush that a request with FUA needs after its own operation. */
   flush(completion: Completion): Outcome
   /** All operations of the request have ended; `request.error` says how. */
@@ -19,6 +22,12 @@ export interface RequestOwner {
 export class ClientGone extends Error {
   override readonly name = 'ClientGone'
   readonly code = 'ESHUTDOWN'
+}
+
+/** Gives a buffer back that was lent to an operation, unless that was given up and may still be using it. */
+export function returnBuffer(buffer: Buffer, error: unknown): void {
+  if (error instanceof AbandonedError) forgetBuffer(buffer)
+  else giveBuffer(buffer)
 }
 
 /** Connects the outcome of a backend's operation to its completion. */
@@ -101,7 +110,13 @@ export class Request implements Completion, ReplyHead {
     this.#open--
     if (this.#open > 0) return
     const owner = this.#owner as RequestOwner
-    if (!this.fua || this.#flushing || this.refusal !== NBD_ERRNO.OK || this.error !== undefined) {
+    if (
+      !this.fua ||
+      owner.fuaIsNative ||
+      this.#flushing ||
+      this.refusal !== NBD_ERRNO.OK ||
+      this.error !== undefined
+    ) {
       owner.finished(this)
       return
     }
@@ -115,7 +130,7 @@ export class Request implements Completion, ReplyHead {
   }
 
   release(): void {
-    if (this.buffer !== undefined) giveBuffer(this.buffer)
+    if (this.buffer !== undefined) returnBuffer(this.buffer, this.error)
     this.buffer = undefined
     this.status = undefined
     this.error = undefined
@@ -144,7 +159,7 @@ export class WritePiece implements Completion {
     this.#request = undefined
     this.#owner = undefined
     this.#buffer = undefined
-    giveBuffer(buffer)
+    returnBuffer(buffer, error)
     if (idlePieces.length < MAX_IDLE) idlePieces.push(this)
     owner.returned(buffer.length)
     request.complete(error)

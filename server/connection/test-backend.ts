@@ -26,6 +26,7 @@ export function memoryBackend(data: Buffer, changes: Partial<FilledBackend> = {}
     zero: (_, length, offset) => {
       data.fill(0, offset, offset + length)
     },
+    canFastZero: () => true,
     cache: () => {},
     extents: (_, length) => [{ length, hole: false, zero: false }],
     close: () => {},

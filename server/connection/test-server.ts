@@ -12,11 +12,12 @@ import { join } from 'node:path'
 import { expect, onTestFinished, vi } from 'vitest'
 import { compileAccessRules } from '../../crds/access-rules.ts'
 import { NO_LIMITS, RateAccounts } from '../access/rate-limit.ts'
-import type { FilledBackend } from '../backends/backend.ts'
+import type { Backend, LayeredBackend } from '../backends/backend.ts'
 import { HIDDEN_NAME, openDiskDirectory } from '../backends/disks/directory.ts'
 import { createDisksBackend } from '../backends/disks/disks.ts'
 import { prepareRecipe, type Recipe } from '../backends/disks/recipe.ts'
 import { makeDirectory } from '../backends/disks/test-directory.ts'
+import { fillIn } from '../backends/layer.ts'
 import { createTemporaryBackend, openTemporaryArea } from '../backends/temporary/temporary.ts'
 import { Admission } from '../exports/admission.ts'
 import { type Catalog, createCatalog } from '../exports/catalog.ts'
@@ -46,7 +47,7 @@ export interface Setup extends Partial<ServerTerms> {
   readonly readOnly?: boolean
   readonly connections?: number
   readonly maxSize?: number
-  readonly backend?: FilledBackend
+  readonly backend?: Backend
   readonly path?: string
   readonly endpoints?: readonly Endpoint[]
   readonly allow?: readonly string[]
@@ -78,18 +79,21 @@ function makeBlank(path: string, size: number): void {
   truncateSync(path, size)
 }
 
-async function backendOf(setup: Setup, path: string): Promise<FilledBackend> {
-  if (setup.backend !== undefined) return setup.backend
+const layered = <Inner>(backend: Backend<Inner>) =>
+  fillIn(backend, { readOnly: false, onProblem: () => undefined })
+
+async function backendOf(setup: Setup, path: string): Promise<LayeredBackend> {
+  if (setup.backend !== undefined) return layered(setup.backend)
   const { size = MIB, recipe = BLANK } = setup
   const prepared = await prepareRecipe(recipe)
   if (setup.temporary) {
     const area = await openTemporaryArea(path)
     onTestFinished(() => area.close())
-    return createTemporaryBackend({ area, recipe: prepared, size }) as FilledBackend
+    return layered(createTemporaryBackend({ area, recipe: prepared, size }))
   }
   const directory = await openDiskDirectory({ path, create: true })
   onTestFinished(() => directory.close())
-  return createDisksBackend({ directory, recipe: prepared, size }) as FilledBackend
+  return layered(createDisksBackend({ directory, recipe: prepared, size }))
 }
 
 /** Starts a server that is stopped with the test. */

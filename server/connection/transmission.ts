@@ -1,11 +1,10 @@
 /**
- * The transmission phase of one connection: parses all requests that a read of the socket brought,
- * answers at once what can be answered without waiting, and sends the replies together. The hot path
- * allocates nothing; requests that wait for a disk live in pooled objects (request.ts).
+ * The transmission phase: parses all requests that a read of the socket brought, answers at once what needs no
+ * waiting, and sends the replies together. The hot path allocates nothing (request.ts).
  */
 import type { Completion, Outcome } from '../backends/backend.ts'
 import { TrafficRecorder } from '../metrics/traffic-recorder.ts'
-import { CMD, CMD_FLAG, MAX_PAYLOAD, NBD_ERRNO } from '../protocol/constants.ts'
+import { CMD, MAX_PAYLOAD, NBD_ERRNO } from '../protocol/constants.ts'
 import { ProtocolViolation } from '../protocol/handshake.ts'
 import { type RequestTerms, refusalOf } from '../protocol/request-rules.ts'
 import { EXTENDED_REQUEST_LENGTH, FRAMING, REQUEST_LENGTH } from '../protocol/transmission.ts'
@@ -13,7 +12,7 @@ import { decodeStatusPayload, MAX_STATUS_PAYLOAD } from './block-status.ts'
 import { bytesLent, HEADER_ROOM, MAX_DATA, takeBuffer } from './buffers.ts'
 import { BulkRead } from './bulk-read.ts'
 import type { Channel, Receiver } from './channel.ts'
-import type { OpenedDisk } from './opened-disk.ts'
+import { type OpenedDisk, transmissionFlags } from './opened-disk.ts'
 import { startOperation } from './operations.ts'
 import { outbox, outboxIsFull, sendOutbox } from './outbox.ts'
 import { hasPayload, parseRequest } from './parse-request.ts'
@@ -21,13 +20,10 @@ import { dataStart, replyFailure, replyFinished, replyRead, replySuccess } from 
 import { ClientGone, follow, Request, type RequestOwner, takePiece, takeRequest } from './request.ts'
 import { Throttle } from './throttle.ts'
 import type { TransmissionEvents, TransmissionTerms } from './transmission-terms.ts'
+import { Turn } from './turn.ts'
 
-/** Requests, and bytes moved, of one connection before others get their turn. */
-const TURN_REQUESTS = 512
-const TURN_BYTES = 8 * 2 ** 20
-/** Requests of one connection that may wait for a disk at once, and the bytes in their buffers. */
-const MAX_WAITING_REQUESTS = 1024
-const MAX_WAITING_BYTES = 16 * 2 ** 20
+/** What may wait for a disk at once: requests of one connection, and the bytes in their buffers. */
+const [MAX_WAITING_REQUESTS, MAX_WAITING_BYTES] = [1024, 16 * 2 ** 20]
 /** Bytes in all connections' buffers above which each connection may have one buffer only. */
 const MAX_LENT_BYTES = 512 * 2 ** 20
 /** Parts of an unfinished WRITE end on multiples of this, so that no sector is torn if the client vanishes. */
@@ -37,6 +33,8 @@ export class Transmission implements Receiver, RequestOwner {
   readonly #channel: Channel
   readonly #disk: OpenedDisk
   readonly #terms: RequestTerms
+  readonly #sector: number
+  readonly fuaIsNative: boolean
   readonly #events: TransmissionEvents
   readonly #recorder: TrafficRecorder
   readonly #throttle: Throttle
@@ -50,9 +48,7 @@ export class Transmission implements Receiver, RequestOwner {
   readonly #finished: Request[] = []
   readonly #onImmediate = () => this.#nextTurn()
   #immediate = false
-  #turnRequests = 0
-  #turnBytes = 0
-  #turnIsOver = false
+  readonly #turn = new Turn()
   #stopping = false
   /** No further request will be served: DISC, end of stream, or the server's own decision. */
   #hungUp = false
@@ -62,7 +58,15 @@ export class Transmission implements Receiver, RequestOwner {
   constructor(channel: Channel, disk: OpenedDisk, terms: TransmissionTerms, events: TransmissionEvents) {
     this.#channel = channel
     this.#disk = disk
-    this.#terms = { size: disk.size, readOnly: disk.readOnly, ...terms }
+    const { size, readOnly, capabilities, multiConn } = disk
+    this.#terms = {
+      size,
+      readOnly,
+      announced: transmissionFlags(capabilities, multiConn, terms.framing),
+      ...terms,
+    }
+    this.#sector = Math.max(SECTOR, capabilities.blockSizes.minimum)
+    this.fuaIsNative = capabilities.fuaIsNative
     this.#parsed.framing = terms.framing
     this.#events = events
     this.#recorder = new TrafficRecorder(terms.meter)
@@ -101,7 +105,7 @@ export class Transmission implements Receiver, RequestOwner {
 
   get blocked(): boolean {
     return (
-      this.#turnIsOver ||
+      this.#turn.isOver ||
       this.#throttle.waiting ||
       this.#bulk !== undefined ||
       this.#waiting >= MAX_WAITING_REQUESTS ||
@@ -112,23 +116,15 @@ export class Transmission implements Receiver, RequestOwner {
   }
 
   receive(buffer: Buffer, start: number, end: number): number {
-    this.#turnRequests = 0
-    this.#turnBytes = 0
+    this.#turn.begin()
     this.#parsed.startedAt = this.#recorder.beginTurn()
     let at = start
     try {
       while (!this.#hungUp && !this.blocked) {
-        if (this.#payload > 0) {
-          const next = this.#takePayload(buffer, at, end)
-          if (next === at) break
-          at = next
-        } else {
-          const next = this.#takeRequest(buffer, at, end)
-          if (next === at) break
-          at = next
-          this.#turnRequests++
-        }
-        this.#turnIsOver = this.#turnRequests >= TURN_REQUESTS || this.#turnBytes >= TURN_BYTES
+        const next =
+          this.#payload > 0 ? this.#takePayload(buffer, at, end) : this.#takeRequest(buffer, at, end)
+        if (next === at) break
+        at = next
         if (outboxIsFull()) this.#send()
       }
       this.#replyToFinished()
@@ -136,7 +132,7 @@ export class Transmission implements Receiver, RequestOwner {
       // Also after a violation of the protocol: what stays in the outbox would go to another client.
       this.#send()
     }
-    if (this.#turnIsOver) this.#schedule()
+    if (this.#turn.isOver) this.#schedule()
     if (!this.#hungUp) return at
     this.#endWhenIdle()
     return end
@@ -185,7 +181,7 @@ export class Transmission implements Receiver, RequestOwner {
 
   #nextTurn(): void {
     this.#immediate = false
-    this.#turnIsOver = false
+    this.#turn.begin()
     this.#replyToFinished()
     this.#endWhenIdle()
     if (!this.blocked && !this.#hungUp) this.#channel.proceed()
@@ -198,6 +194,7 @@ export class Transmission implements Receiver, RequestOwner {
     const next = at + (isExtended ? EXTENDED_REQUEST_LENGTH : REQUEST_LENGTH)
     if (end < next) return at
     parseRequest(buffer, at, request)
+    this.#turn.requests++
     if (request.type === CMD.DISC) {
       this.#hungUp = true
       return next
@@ -243,7 +240,8 @@ export class Transmission implements Receiver, RequestOwner {
   #start(): void {
     const request = this.#parsed
     if (request.refusal === NBD_ERRNO.OK && (request.length > 0 || request.type === CMD.FLUSH)) {
-      if (request.type === CMD.READ) this.#read(request)
+      if (request.type === CMD.READ && request.length > MAX_DATA) this.#readInBulk()
+      else if (request.type === CMD.READ) this.#read(request)
       else startOperation(this.#disk, this.#keep())
       return
     }
@@ -260,14 +258,10 @@ export class Transmission implements Receiver, RequestOwner {
 
   #read(parsed: Request): void {
     const { offset, length } = parsed
-    if (length > MAX_DATA) {
-      this.#readInBulk()
-      return
-    }
     const { backend, handle } = this.#disk
     const start = dataStart(parsed)
+    this.#turn.bytes += length
     const read = backend.preadNow(handle, outbox.buffer, start, length, offset)
-    this.#turnBytes += length
     if (read === length) {
       replyRead(parsed)
       this.#recorder.read(length)
@@ -279,10 +273,8 @@ export class Transmission implements Receiver, RequestOwner {
     this.#waitingBytes += buffer.length
     outbox.buffer.copy(buffer, HEADER_ROOM, start, start + read)
     try {
-      follow(
-        backend.pread(handle, buffer, HEADER_ROOM + read, length - read, offset + read, request),
-        request,
-      )
+      const from = HEADER_ROOM + read
+      follow(backend.pread(handle, buffer, from, length - read, offset + read, request), request)
     } catch (error) {
       request.complete(error)
     }
@@ -305,21 +297,19 @@ export class Transmission implements Receiver, RequestOwner {
   #beginWrite(buffer: Buffer, at: number, end: number): number {
     const parsed = this.#parsed
     const { refusal, offset, length } = parsed
-    let written = 0
     const isWhole = refusal === NBD_ERRNO.OK && length <= end - at && length <= MAX_DATA
-    if (isWhole && length > 0) {
-      written = this.#disk.backend.pwriteNow(this.#disk.handle, buffer, at, length, offset)
-      this.#turnBytes += length
-      if (written === length && (parsed.flags & CMD_FLAG.FUA) === 0) {
-        replySuccess(parsed)
-        this.#recorder.wrote(length)
-        return at + length
-      }
+    const written = isWhole && length > 0 ? this.#writeNow(parsed, buffer, at, length, offset) : 0
+    if (isWhole && length > 0 && written === length && !parsed.fua) {
+      this.#turn.bytes += length
+      replySuccess(parsed)
+      this.#recorder.wrote(length)
+      return at + length
     }
     const request = this.#keep()
     if (isWhole || length === 0) {
-      if (written < length)
-        this.#writeLater(request, buffer, at + written, length - written, offset + written)
+      this.#turn.bytes += length
+      const rest = length - written
+      if (rest > 0) this.#writeLater(request, buffer, at + written, rest, offset + written)
       request.complete()
       return at + length
     }
@@ -328,29 +318,32 @@ export class Transmission implements Receiver, RequestOwner {
     return at
   }
 
+  /** Bytes that could be written without waiting; none where the backend has to be told of FUA. */
+  #writeNow(request: Request, buffer: Buffer, at: number, length: number, offset: number): number {
+    if (request.fua && this.fuaIsNative) return 0
+    return this.#disk.backend.pwriteNow(this.#disk.handle, buffer, at, length, offset)
+  }
+
   /** Takes what has arrived of a payload; returns `at` unchanged if that is less than a sector of a write. */
   #takePayload(buffer: Buffer, at: number, end: number): number {
     const request = this.#write as Request
     const position = request.offset + (request.length - this.#payload)
     let length = Math.min(end - at, this.#payload, MAX_DATA)
     if (request.refusal === NBD_ERRNO.OK) {
-      if (length < this.#payload) length -= (position + length) % SECTOR
+      if (length < this.#payload) length -= (position + length) % this.#sector
       if (length <= 0) return at
-      if (request.error === undefined) this.#writePart(request, buffer, at, length, position)
+      if (request.error === undefined) {
+        const done = this.#writeNow(request, buffer, at, length, position)
+        if (done < length) this.#writeLater(request, buffer, at + done, length - done, position + done)
+      }
     }
-    this.#turnBytes += length
+    this.#turn.bytes += length
     this.#payload -= length
     if (this.#payload === 0) {
       this.#write = undefined
       request.complete()
     }
     return at + length
-  }
-
-  #writePart(request: Request, buffer: Buffer, at: number, length: number, position: number): void {
-    const written = this.#disk.backend.pwriteNow(this.#disk.handle, buffer, at, length, position)
-    if (written < length)
-      this.#writeLater(request, buffer, at + written, length - written, position + written)
   }
 
   /** Copies data out of the receive buffer and has it written when a thread is free. */
@@ -360,7 +353,9 @@ export class Transmission implements Receiver, RequestOwner {
     this.#waitingBytes += buffer.length
     const piece = takePiece(request, this, buffer)
     try {
-      follow(this.#disk.backend.pwrite(this.#disk.handle, buffer, HEADER_ROOM, length, offset, piece), piece)
+      const { backend, handle } = this.#disk
+      const fua = request.fua && this.fuaIsNative
+      follow(backend.pwrite(handle, buffer, HEADER_ROOM, length, offset, piece, fua), piece)
     } catch (error) {
       piece.complete(error)
     }
@@ -390,7 +385,12 @@ export class Transmission implements Receiver, RequestOwner {
   }
 
   #endWhenIdle(): void {
-    if (!this.#hungUp || this.#ended || this.#waiting > 0 || this.#bulk !== undefined) return
+    if (!this.#hungUp || this.#ended) return
+    if (this.#waiting > 0 || this.#bulk !== undefined) {
+      // What a backend never ends must not hold the disk and the memory for ever.
+      this.#disk.backend.leave(this.#disk.handle)
+      return
+    }
     this.#ended = true
     this.#channel.close()
     this.#events.ended(this.#error)

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { compileAccessRules, type Peer } from '../../crds/access-rules.ts'
 import { ExportNameError } from '../../crds/export-name.ts'
 import { NO_LIMITS } from '../access/rate-limit.ts'
-import type { FilledBackend } from '../backends/backend.ts'
+import type { Capabilities, LayeredBackend } from '../backends/backend.ts'
 import { type CatalogSources, createCatalog, type DeclaredDisks, type UndeclaredDisks } from './catalog.ts'
 import { allowsMultiConn, type Export, ExportRefusal } from './export.ts'
 
@@ -12,7 +12,7 @@ const ANYBODY = compileAccessRules({ allow: [], deny: [] })
 const ONLY_HERE = compileAccessRules({ allow: ['10.0.0.0/8'], deny: [] })
 
 /** A backend of which only the list is asked. */
-const backendOf = (...names: string[]) => ({ listExports: () => names }) as unknown as FilledBackend
+const backendOf = (...names: string[]) => ({ listExports: () => names }) as unknown as LayeredBackend
 
 const undeclared = (changes: Partial<UndeclaredDisks> = {}): UndeclaredDisks => ({
   backend: backendOf('', 'alice', 'bob'),
@@ -30,6 +30,7 @@ const declaredExport = (name: string, changes: Partial<Export> = {}): Export => 
   backend: DECLARED_BACKEND,
   readOnly: false,
   temporary: false,
+  unlocked: false,
   connections: 1,
   access: ANYBODY,
   requestedSize: undefined,
@@ -224,5 +225,20 @@ test.each([
   [{ connections: 2, temporary: true }, false],
   [{ readOnly: true, temporary: true }, false],
 ])('With %j, several connections: %s', (changes, expected) => {
-  expect(allowsMultiConn(declaredExport('alice', changes))).toBe(expected)
+  for (const canMultiConn of [true, false]) {
+    expect(allowsMultiConn(declaredExport('alice', changes), { canMultiConn } as Capabilities)).toBe(expected)
+  }
+})
+
+test("Several connections are the backend's business where it shares its disks itself", () => {
+  const unlocked = declaredExport('alice', { unlocked: true })
+  expect(allowsMultiConn(unlocked, { canMultiConn: true } as Capabilities)).toBe(true)
+  expect(allowsMultiConn(unlocked, { canMultiConn: false } as Capabilities)).toBe(false)
+})
+
+test('Any name that the protocol allows goes through to a backend that wants it so', () => {
+  const catalog = catalogOf({ undeclared: undeclared({ anyName: true, unlocked: true }) })
+  for (const name of ['', '..', 'a/b:4G', '\x01']) expect(catalog.resolve(raw(name), HERE).name).toBe(name)
+  expect(() => catalog.resolve(raw('a\0b'), HERE)).toThrow(ExportNameError)
+  expect(() => catalog.resolve(Buffer.from([0xff]), HERE)).toThrow(ExportNameError)
 })

@@ -1,16 +1,25 @@
 /** Which names there are for a client, and on which terms. */
 import { type AccessRules, admissionRefusal, type Peer } from '../../crds/access-rules.ts'
-import { type NameRules, parseRequestedName } from '../../crds/export-name.ts'
+import {
+  ExportNameError,
+  type NameRules,
+  parseRequestedName,
+  type RequestedName,
+} from '../../crds/export-name.ts'
 import { formatSize } from '../../crds/quantity.ts'
 import { NO_LIMITS, type RateLimits } from '../access/rate-limit.ts'
-import type { FilledBackend } from '../backends/backend.ts'
+import type { LayeredBackend } from '../backends/backend.ts'
 import { type Export, ExportRefusal } from './export.ts'
 
 /** Disks that are served by the command line's options, not by a manifest. */
 export interface UndeclaredDisks {
-  readonly backend: FilledBackend
+  readonly backend: LayeredBackend
   readonly readOnly: boolean
   readonly temporary: boolean
+  /** See Export. */
+  readonly unlocked?: boolean
+  /** Names are the backend's business: any that the protocol allows goes through as it came. */
+  readonly anyName?: boolean
   readonly connections: number
   /** Most bytes that a client may ask for by `name:4G`; undefined: it may not ask. */
   readonly maxSize: number | undefined
@@ -77,17 +86,30 @@ function refusal(name: string, access: AccessRules, peer: Peer): ExportRefusal {
   return new ExportRefusal('policy', `You are not allowed to use ${name}.`)
 }
 
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+
+/** A name that only the protocol's own rules hold for: UTF-8 without NUL (proto.md, "String formatting"). */
+function decodeName(rawName: Uint8Array): string {
+  try {
+    const name = utf8.decode(rawName)
+    if (!name.includes('\0')) return name
+  } catch {
+    throw new ExportNameError('NotUtf8', 'The export name is not UTF-8.')
+  }
+  throw new ExportNameError('ControlCharacter', 'The export name holds a NUL.')
+}
+
 /** Puts the catalog together from its sources; a declared name goes before an undeclared one. */
 export function createCatalog({ access, names, undeclared, declared }: CatalogSources): Catalog {
   const undeclaredExport = (name: string, requestedSize: number | undefined): Export => {
     if (undeclared === undefined) {
       throw new ExportRefusal('unknown', `There is no disk named ${name} here, and none is made on demand.`)
     }
-    const { maxSize, ...terms } = undeclared
+    const { maxSize, unlocked = false, anyName: _, ...terms } = undeclared
     if (requestedSize !== undefined && maxSize !== undefined && requestedSize > maxSize) {
       throw new ExportRefusal('policy', `At most ${formatSize(maxSize)} may be asked for.`)
     }
-    return { name, access: undefined, requestedSize, limits: NO_LIMITS, ...terms }
+    return { name, access: undefined, requestedSize, limits: NO_LIMITS, unlocked, ...terms }
   }
 
   const find = (name: string, requestedSize: number | undefined): Export => {
@@ -101,10 +123,14 @@ export function createCatalog({ access, names, undeclared, declared }: CatalogSo
     return found === undefined || isAdmitted(found.access, peer)
   }
 
+  const parseName = (rawName: Uint8Array): RequestedName => {
+    if (undeclared?.anyName) return { name: decodeName(rawName) }
+    return parseRequestedName(rawName, { rules: names, sizes: undeclared?.maxSize !== undefined })
+  }
+
   return {
     resolve(rawName, peer) {
-      const sizes = undeclared?.maxSize !== undefined
-      const { name, requestedSize } = parseRequestedName(rawName, { rules: names, sizes })
+      const { name, requestedSize } = parseName(rawName)
       if (!isAdmitted(access, peer)) throw refusal(name, access, peer)
       const found = find(name, requestedSize)
       if (found.access !== undefined && !isAdmitted(found.access, peer))

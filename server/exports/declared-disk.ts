@@ -2,13 +2,14 @@
 import { isDeepStrictEqual } from 'node:util'
 import { compileAccessRules } from '../../crds/access-rules.ts'
 import type { OnDemandDisk, OnDemandDiskSpec } from '../../crds/ondemanddisk.ts'
-import type { FilledBackend } from '../backends/backend.ts'
+import type { Backend, LayeredBackend } from '../backends/backend.ts'
 import type { DiskDirectory } from '../backends/disks/directory.ts'
 import { createDisksBackend } from '../backends/disks/disks.ts'
 import { growDisk } from '../backends/disks/grow.ts'
 import { prepareRecipe, type Recipe } from '../backends/disks/recipe.ts'
 import { lookUp } from '../backends/disks/records.ts'
 import type { Staging } from '../backends/disks/staging.ts'
+import { fillIn } from '../backends/layer.ts'
 import { createTemporaryBackend } from '../backends/temporary/temporary.ts'
 import type { Export } from './export.ts'
 
@@ -60,7 +61,7 @@ export class DeclaredDisk {
   readonly #fileName: string
   readonly #stopping = new AbortController()
   #spec: OnDemandDiskSpec | undefined
-  #backend: FilledBackend | undefined
+  #backend: LayeredBackend | undefined
   #manifestProblem: string | undefined
   #ownProblem: string | undefined = 'The disk is being prepared; try again.'
   /** That it can be opened. */
@@ -93,6 +94,7 @@ export class DeclaredDisk {
       backend,
       readOnly: this.#options.readOnly || spec.readOnly,
       temporary: spec.mode === 'Temporary',
+      unlocked: false,
       connections: spec.access.connections,
       access: compileAccessRules(spec.access),
       requestedSize: undefined,
@@ -176,14 +178,16 @@ export class DeclaredDisk {
     log.info({ export: this.name, size: order.size }, 'Disk made')
   }
 
-  async #createBackend(spec: OnDemandDiskSpec): Promise<FilledBackend> {
-    const { directory, openArea, commandTimeoutMs } = this.#options
+  async #createBackend(spec: OnDemandDiskSpec): Promise<LayeredBackend> {
+    const { directory, openArea, commandTimeoutMs, readOnly, log } = this.#options
     const common = { recipe: await prepareRecipe(recipeOf(spec)), size: spec.size ?? 0, commandTimeoutMs }
     const backend =
       spec.mode === 'Temporary'
         ? createTemporaryBackend({ area: await openArea(), ...common })
         : createDisksBackend({ directory, fileName: () => this.#fileName, ...common })
-    return backend as FilledBackend
+    const onProblem = (problem: Error) =>
+      log.error({ export: this.name, reason: problem.message }, 'The backend broke a rule')
+    return fillIn(backend as Backend, { readOnly, onProblem, limits: { openMs: Number.POSITIVE_INFINITY } })
   }
 
   async #grow(spec: OnDemandDiskSpec): Promise<void> {

@@ -1,16 +1,18 @@
 /** What a client gets when it asks for a name. */
 import type { AccessRules } from '../../crds/access-rules.ts'
 import type { RateLimits } from '../access/rate-limit.ts'
-import type { FilledBackend } from '../backends/backend.ts'
+import type { Capabilities, LayeredBackend } from '../backends/backend.ts'
 
 /** One export and the terms on which it is served. */
 export interface Export {
   /** The name as LIST shows it, but `default` for the empty one; also the disk's name in the admission table. */
   readonly name: string
-  readonly backend: FilledBackend
+  readonly backend: LayeredBackend
   readonly readOnly: boolean
   /** Every connection gets a disk of its own, which nobody else can hold. */
   readonly temporary: boolean
+  /** The backend itself decides who may share a disk and how: nobody is kept out for another's sake. */
+  readonly unlocked: boolean
   /** Connections that one client may have at once. */
   readonly connections: number
   /** Narrows the server's own rules. */
@@ -21,8 +23,9 @@ export interface Export {
   readonly limits: RateLimits
 }
 
-/** May a client spread its requests over several connections? Both sides of the handshake must say the same. */
-export function allowsMultiConn(served: Export): boolean {
+/** May a client spread its requests over several connections? INFO and GO must say the same of one export. */
+export function allowsMultiConn(served: Export, { canMultiConn }: Capabilities): boolean {
+  if (served.unlocked) return canMultiConn
   return !served.temporary && (served.readOnly || served.connections > 1)
 }
 
