@@ -1,9 +1,9 @@
 /** Rate limits and metrics, as foreign clients and scrapers see them. */
-import { mkdir, rename, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { check, needPrograms, run, scratch, startServer } from './harness.ts'
+import { check, checkout, needPrograms, run, scratch, startServer } from './harness.ts'
 
 const MIB = 2 ** 20
 /** Disks of zeroes, quick to make. */
@@ -180,4 +180,16 @@ test('--metrics adds up after a known workload, line by line in the format of Pr
   expect(value('ondemand_disk_refusals_total{reason="invalid"}')).toBeGreaterThan(0)
   expect(value('process_resident_memory_bytes')).toBeGreaterThan(MIB)
   expect(await server.stop()).toBe(0)
+})
+
+test('--metrics at an address that is taken is told before anything is created', async () => {
+  await using folder = await scratch()
+  await using server = await startServer(['--dir', folder.path, ...BLANK, '--metrics', '127.0.0.1:0'])
+  const [, address = ''] = /"uri":"http:\/\/([^"]+)"/.exec(server.log()) ?? []
+  await using other = await scratch()
+  const args = ['serve', '--dir', other.path, ...BLANK, '--listen', '127.0.0.1:0', '--metrics', address]
+  const { status, stderr } = await run(join(checkout, 'hack/ondemand-disk'), args)
+  expect(stderr).toContain(`Cannot serve HTTP on ${address}: another program listens there.`)
+  expect(status).toBe(1)
+  expect(await readdir(other.path)).toEqual([])
 })
