@@ -1,7 +1,9 @@
 import { describe, expect, test, vi } from 'vitest'
 import { type Backend, type Completion, type OpenContext, PENDING } from '../backends/backend.ts'
+import { pwrite, smallBackend } from '../backends/layer/test-operation.ts'
 import { fillIn } from '../backends/layer.ts'
 import { createMemoryBackend } from '../backends/memory/memory.ts'
+import { bytesLent, takeBuffer } from '../connection/buffers.ts'
 import { allGone, MIB, serve } from '../connection/test-server.ts'
 import { catalogOf } from './test-catalog.ts'
 import { libnbd, needClients } from './test-programs.ts'
@@ -328,4 +330,163 @@ describe('The backend of a disk in memory', () => {
     const read = 'h.connect_uri(sys.argv[1]); print(json.dumps(h.pread(7, 2 ** 39 - 1).decode()))'
     expect(await libnbd(uri('other'), read)).toBe('\0hello\0')
   })
+})
+
+describe('What a backend can do', () => {
+  const FLAGS = `
+h.set_request_structured_replies(True)
+h.connect_uri(sys.argv[1])
+print(json.dumps([h.is_read_only(), h.can_flush(), h.can_fua(), h.can_trim(), h.can_zero(), h.can_fast_zero(),
+  h.can_cache(), h.can_multi_conn(), h.is_rotational()]))
+h.shutdown()
+`
+  const names = ['readOnly', 'flush', 'fua', 'trim', 'zero', 'fastZero', 'cache', 'multiConn', 'rotational']
+  const CASES: readonly [string, Partial<Backend<Buffer>>, readonly string[]][] = [
+    ['nothing but read', {}, ['readOnly', 'cache']],
+    ['write', { pwrite }, ['zero', 'fastZero', 'cache']],
+    ['flush', { pwrite, flush() {} }, ['flush', 'fua', 'zero', 'fastZero', 'cache']],
+    ['FUA', { pwrite, canFua: () => true }, ['fua', 'zero', 'fastZero', 'cache']],
+    ['zero', { pwrite, zero() {} }, ['zero', 'cache']],
+    ['trim', { pwrite, trim() {} }, ['trim', 'zero', 'fastZero', 'cache']],
+    [
+      'more',
+      { canMultiConn: () => true, isRotational: () => true },
+      ['readOnly', 'cache', 'multiConn', 'rotational'],
+    ],
+  ]
+  test.for(CASES)('is announced: %s', async ([, more, expected], context) => {
+    needClients(context)
+    const filled = fillIn(smallBackend(more), { readOnly: false, onProblem() {} })
+    const { port } = await serve({ catalog: catalogOf(filled, { unlocked: true }) })
+    const flags = (await libnbd(`nbd://127.0.0.1:${port}/x`, FLAGS)) as boolean[]
+    expect(names.filter((_, index) => flags[index])).toEqual(expected)
+  })
+
+  test('decides how FUA is obeyed', async context => {
+    needClients(context)
+    const writes: string[] = []
+    const disk = Buffer.alloc(4 * MIB)
+    const noted: Partial<Backend<Buffer>> = {
+      open: () => disk,
+      pwriteNow() {
+        throw new Error('This would not be durable')
+      },
+      pwrite(inner, source, start, length, offset, completion, fua) {
+        writes.push(`${length}${fua ? ' fua' : ''}`)
+        pwrite(inner, source, start, length, offset, completion)
+      },
+      trim: (_, __, ___, ____, fua) => void writes.push(`trim${fua ? ' fua' : ''}`),
+      canFua: () => true,
+    }
+    const { port } = await serve({
+      catalog: catalogOf(fillIn(smallBackend(noted), { readOnly: false, onProblem() {} })),
+    })
+    const script = `
+h.connect_uri(sys.argv[1])
+FUA = nbd.CMD_FLAG_FUA
+h.pwrite(b'a' * 4096, 0, FUA)
+h.zero(4096, 0, FUA)
+h.trim(4096, 0, FUA)
+h.pwrite(b'b' * (3 * 2 ** 20), 0, FUA)
+h.shutdown()
+print(0)`
+    await libnbd(`nbd://127.0.0.1:${port}/x`, script)
+    expect(writes.slice(0, 3)).toEqual(['4096 fua', '4096 fua', 'trim fua'])
+    expect(writes.slice(3).every(write => write.endsWith(' fua'))).toBe(true)
+    expect(disk.subarray(0, 3 * MIB).every(byte => byte === 98)).toBe(true)
+  })
+
+  test('in which blocks is announced and kept to', async context => {
+    needClients(context)
+    const minimum = 65_536
+    const maximum = 3 * minimum
+    const disk = Buffer.alloc(8 * MIB)
+    const seen: number[] = []
+    const backend = smallBackend({
+      open: () => disk,
+      pwrite(inner, source, start, length, offset, completion) {
+        seen.push(length, offset)
+        expect(length).toBeLessThanOrEqual(maximum)
+        pwrite(inner, source, start, length, offset, completion)
+      },
+      pwriteNow: (inner, source, start, length, offset) => {
+        source.copy(inner, offset, start, start + length)
+        return Math.min(100_000, length)
+      },
+      blockSizes: () => ({ minimum, preferred: minimum, maximum }),
+    })
+    const { port } = await serve({ catalog: catalogOf(fillIn(backend, { readOnly: false, onProblem() {} })) })
+    const script = `
+import os
+h.connect_uri(sys.argv[1])
+sizes = [h.get_block_size(n) for n in (nbd.SIZE_MINIMUM, nbd.SIZE_PREFERRED, nbd.SIZE_MAXIMUM)]
+errors = []
+for f in (lambda: h.pread(512, 0), lambda: h.pread(65536, 512), lambda: h.pwrite(b'x' * 512, 0), lambda: h.zero(65536, 512)):
+    try: f()
+    except nbd.Error as e: errors.append(e.errno)
+data = os.urandom(5 * 2 ** 20)
+h.pwrite(data, 65536)
+assert h.pread(len(data), 65536) == data
+h.shutdown()
+print(json.dumps([sizes, errors]))`
+    expect(await libnbd(`nbd://127.0.0.1:${port}/x`, script)).toEqual([
+      [minimum, minimum, maximum],
+      ['EINVAL', 'EINVAL', 'EINVAL', 'EINVAL'],
+    ])
+    expect(seen.length).toBeGreaterThan(0)
+    expect(seen.every(value => value % minimum === 0)).toBe(true)
+  })
+
+  test('decides what the empty name stands for', async context => {
+    needClients(context)
+    const opens: string[] = []
+    const backend = smallBackend({
+      open(name) {
+        opens.push(name)
+        return Buffer.alloc(4096)
+      },
+      defaultExport: async () => 'main',
+    })
+    const { port } = await serve({
+      catalog: catalogOf(fillIn(backend, { readOnly: false, onProblem() {} }), { anyName: true }),
+    })
+    const script = 'h.connect_uri(sys.argv[1]); h.shutdown(); print(0)'
+    await libnbd(`nbd://127.0.0.1:${port}`, script)
+    await libnbd(`nbd://127.0.0.1:${port}/main`, script)
+    await libnbd(`nbd://127.0.0.1:${port}/default`, script)
+    expect(opens).toEqual(['main', 'main', 'default'])
+  })
+})
+
+test('A disk whose client has left is not given to another while an operation is under way', async context => {
+  needClients(context)
+  const stuck: Completion[] = []
+  let writes: Buffer[] = []
+  const backend = smallBackend({
+    pwrite(_, source, __, ___, ____, completion) {
+      stuck.push(completion)
+      writes.push(source)
+      return PENDING
+    },
+  })
+  const filled = fillIn(backend, { readOnly: false, onProblem() {}, limits: { leaveMs: 100 } })
+  const server = await serve({ catalog: catalogOf(filled) })
+  const uri = `nbd://127.0.0.1:${server.port}/x`
+  const lent = bytesLent()
+  await libnbd(
+    uri,
+    'h.connect_uri(sys.argv[1]); h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(4096)), 0); print(0)',
+  )
+  await expect.poll(() => stuck.length).toBe(1)
+  await allGone(server)
+  expect(bytesLent()).toBe(lent)
+  const [late] = writes
+  expect(takeBuffer(4096)).not.toBe(late)
+
+  const connect = 'h.connect_uri(sys.argv[1]); h.shutdown(); print(0)'
+  await expect(libnbd(uri, connect)).rejects.toThrow('server policy prevents NBD_OPT_GO')
+  for (const completion of stuck.splice(0)) completion.complete()
+  writes = []
+  await expect.poll(() => server.admission.holderOf('x')).toBeUndefined()
+  await libnbd(uri, connect)
 })
