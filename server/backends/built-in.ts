@@ -25,6 +25,10 @@ export const BUILT_IN: Readonly<Record<string, SettableBackend | OptionBackend>>
     description: 'A directory of disks, each a file that is made when a client first asks for its name.',
     options: ['dir', 'size', 'max-size', ...CONTENT_OPTIONS, 'no-create', 'max-disks', 'names'],
   },
+  forward: {
+    description: 'The exports of another NBD server.',
+    options: ['upstream', 'upstream-export', 'upstream-shared', 'upstream-retry'],
+  },
   memory: {
     description:
       'One disk in memory, the same for all names and clients. It begins empty and is gone when the server stops.',
