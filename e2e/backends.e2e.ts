@@ -83,3 +83,13 @@ test.each([
   expect(ended).toMatchObject({ status, stdout: '' })
   expect(ended.stderr).toBe(`ondemand-disk: ${message.replaceAll('MODULE', module)}\n`)
 })
+
+test('What a module has left running does not keep the server', async () => {
+  await using folder = await scratch()
+  const module = join(folder.path, 'mine.mjs')
+  await writeFile(module, `${REQUIRED}setInterval(() => {}, 1000)`)
+  await using server = await startServer(['--backend', module])
+  const startedAt = performance.now()
+  expect(await server.stop()).toBe(0)
+  expect(performance.now() - startedAt).toBeLessThan(10_000)
+})

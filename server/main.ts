@@ -35,3 +35,5 @@ try {
   process.stderr.write(`ondemand-disk: ${printable(message)}\n`)
   process.exitCode = error instanceof UsageError ? 2 : 1
 }
+// What a backend's module has left running must not keep a server that has stopped.
+setTimeout(() => process.exit(), 500).unref()

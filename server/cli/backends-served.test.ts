@@ -490,3 +490,32 @@ test('A disk whose client has left is not given to another while an operation is
   await expect.poll(() => server.admission.holderOf('x')).toBeUndefined()
   await libnbd(uri, connect)
 })
+
+test('Memory lent to a large READ that was given up is never used again', async context => {
+  needClients(context)
+  const targets: Buffer[] = []
+  const backend = smallBackend({
+    open: () => Buffer.alloc(0),
+    getSize: () => 8 * MIB,
+    pread(_, target) {
+      targets.push(target)
+      return PENDING
+    },
+  })
+  const filled = fillIn(backend, { readOnly: false, onProblem() {}, limits: { leaveMs: 100 } })
+  const lent = bytesLent()
+  const { server, port } = await serve({ catalog: catalogOf(filled) })
+  const script = 'h.connect_uri(sys.argv[1])\ntry: h.pread(4 * 2 ** 20, 0)\nexcept nbd.Error: print(0)'
+  const client = libnbd(`nbd://127.0.0.1:${port}/x`, script)
+  await expect.poll(() => targets.length).toBe(1)
+  const clock = performance.now.bind(performance)
+  let shift = 0
+  vi.spyOn(performance, 'now').mockImplementation(() => clock() + shift)
+  const stopped = server.stop()
+  shift = 8000
+  await stopped
+  vi.restoreAllMocks()
+  await client
+  await expect.poll(() => bytesLent()).toBe(lent)
+  expect(takeBuffer(MIB)).not.toBe(targets[0])
+})

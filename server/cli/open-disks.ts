@@ -51,8 +51,8 @@ function layer<Inner>(backend: Backend<Inner>, options: ServeOptions, log: Log):
   return fillIn(backend, { ...others, limits: { openMs } })
 }
 
-/** Who may share a disk, and what names mean, is the backend's business. */
-const BY_BACKEND = { unlocked: true, anyName: true }
+/** Who may share a disk is the backend's business. */
+const BY_BACKEND = { unlocked: true }
 
 /** Told of each disk whose making has ended, in so many ms, and how it failed if it did. */
 type OnCreation = (ms: number, error: unknown) => void
@@ -89,7 +89,7 @@ async function openUpstream(
     onReconnected: (name, afterMs) =>
       log.info({ export: name, afterMs: Math.round(afterMs) }, 'The upstream is back'),
   })
-  const terms = { ...termsOf(options, layer(backend, options, log)), ...BY_BACKEND }
+  const terms = { ...termsOf(options, layer(backend, options, log)), ...BY_BACKEND, anyName: true }
   return { undeclared: terms, declared: undefined, close: async () => {} }
 }
 
@@ -98,7 +98,10 @@ async function openModule(
   { name, settings }: ModuleOptions,
   log: Log,
 ): Promise<OpenedDisks> {
-  const { backend, close } = await openNamedBackend(name, settings, layerOptions(options, log))
+  const { backend, close } = await openNamedBackend(name, settings, {
+    ...layerOptions(options, log),
+    openMs: options.commandTimeoutMs,
+  })
   return { undeclared: { ...termsOf(options, backend), ...BY_BACKEND }, declared: undefined, close }
 }
 

@@ -70,7 +70,7 @@ export class BulkRead implements Completion {
   }
 
   complete(error?: unknown): void {
-    if (this.#channel.closed) this.#end(undefined)
+    if (this.#channel.closed) this.#end(error)
     else if (error === undefined) this.#sendPiece()
     else this.#sendError(error)
   }

@@ -38,6 +38,8 @@ const STOP_GRACE_MS = 500
 /** When connections that still work are cut, in ms after the stop began. */
 const STOP_LIMIT_MS = 8000
 const POLL_MS = 20
+/** How often clients that are not being read are looked at, in ms. */
+const LOOK_MS = 5000
 
 /**
  * Listens on all endpoints. An endpoint that is `optional` may fail.
@@ -101,6 +103,9 @@ export async function startServer(
   }
 
   const listeners = await listenOnAll(endpoints, accept, log)
+  const looking = setInterval(() => {
+    for (const session of sessions) session.look()
+  }, LOOK_MS).unref()
 
   return {
     uris: listeners.map(listener => listener.uri),
@@ -123,6 +128,7 @@ export async function startServer(
     },
 
     async stop() {
+      clearInterval(looking)
       const startedAt = performance.now()
       const elapsed = () => performance.now() - startedAt
       for (const session of sessions) session.stop()

@@ -67,6 +67,7 @@ export class Session {
   #clockStarted = 0
   #remainingMs: number
   #socketIsClosed = false
+  #hasFinished = false
   #diskIsClosed = true
 
   /** `onEnd` is called once, when the socket is closed and the disk given back. */
@@ -154,6 +155,21 @@ export class Session {
         reject,
       )
     })
+  }
+
+  /**
+   * Looks whether a client that is not being read has gone, which no event tells. To be called now and then: one
+   * that has only said its last word still gets the answers to what it asked.
+   */
+  look(): void {
+    if (!this.#transmission?.blocked) {
+      this.#hasFinished = false
+      return
+    }
+    const { peerState } = this.#channel
+    if (peerState === 'gone') this.#channel.destroy()
+    else if (peerState === 'finished' && this.#hasFinished) this.#transmission.hangUp()
+    this.#hasFinished = peerState === 'finished'
   }
 
   /** Ends the connection after the requests under way. */

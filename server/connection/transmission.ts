@@ -59,13 +59,10 @@ export class Transmission implements Receiver, RequestOwner {
     this.#channel = channel
     this.#disk = disk
     const { size, readOnly, capabilities, multiConn } = disk
-    this.#terms = {
-      size,
-      readOnly,
-      announced: transmissionFlags(capabilities, multiConn, terms.framing),
-      ...terms,
-    }
-    this.#sector = Math.max(SECTOR, capabilities.blockSizes.minimum)
+    const minimumBlock = capabilities.blockSizes.minimum
+    const announced = transmissionFlags(capabilities, multiConn, terms.framing)
+    this.#terms = { size, readOnly, announced, minimumBlock, ...terms }
+    this.#sector = Math.max(SECTOR, minimumBlock)
     this.fuaIsNative = capabilities.fuaIsNative
     this.#parsed.framing = terms.framing
     this.#events = events

@@ -8,6 +8,8 @@ export interface RequestTerms {
   readonly readOnly: boolean
   /** One of FRAMING. */
   readonly framing: number
+  /** Offsets and lengths have to be multiples of it. Default: 1. */
+  readonly minimumBlock?: number
   /** The transmission flags that the client was told. Default: everything. */
   readonly announced?: number
   readonly baseAllocation: boolean
@@ -68,6 +70,9 @@ export function refusalOf(
   if (offset > terms.size || length > terms.size - offset) {
     return type === CMD.WRITE || type === CMD.WRITE_ZEROES ? NBD_ERRNO.ENOSPC : NBD_ERRNO.EINVAL
   }
+  const { minimumBlock = 1 } = terms
+  if (minimumBlock > 1 && (offset % minimumBlock !== 0 || length % minimumBlock !== 0))
+    return NBD_ERRNO.EINVAL
   if ((type === CMD.READ || type === CMD.WRITE) && length > MAX_PAYLOAD) return NBD_ERRNO.EINVAL
   if (type === CMD.BLOCK_STATUS && (!terms.baseAllocation || length === 0)) return NBD_ERRNO.EINVAL
   return NBD_ERRNO.OK
