@@ -3,9 +3,11 @@
  * directly, and what the socket does not take kept until it does.
  */
 import { Socket } from 'node:net'
+import type { TLSSocket } from 'node:tls'
 import { ERRNO, SystemCallError } from '../linux/errno.ts'
 import { addressOf, lastErrno, peerState, trySend } from '../linux/syscalls.ts'
 import { type TlsAcceptor, tlsFailure } from './tls.ts'
+import { Burst, RECORD_LENGTH, receiveRecords, sendRecords } from './tls-stream.ts'
 
 /** Most bytes that one read of a socket brings. */
 const RECEIVE_BYTES = 2 ** 20
@@ -51,7 +53,8 @@ export class Channel {
   readonly fd: number
   /** The plain socket, and TLS on top of it once that is established. */
   #socket: Socket
-  #secured = false
+  #secured: TLSSocket | undefined
+  #burst: Burst | undefined
   #closeTimer: NodeJS.Timeout | undefined
   #receiver: Receiver | undefined
   /** Bytes received and not yet consumed. */
@@ -76,7 +79,7 @@ export class Channel {
     } as unknown as ConstructorParameters<typeof Socket>[0])
     this.#socket.on('close', () => {
       this.#closed = true
-      this.#leftover = undefined
+      this.#forget()
       clearTimeout(this.#closeTimer)
       this.#receiver?.closed(this.#error)
       onClose()
@@ -87,6 +90,7 @@ export class Channel {
   #listen(socket: Socket): void {
     socket
       .on('end', () => {
+        this.#burst?.flush()
         this.#ended = true
         this.#announceEnd()
       })
@@ -110,13 +114,14 @@ export class Channel {
     plain.removeAllListeners('end')
     const { socket, distinguishedName } = await acceptor.accept(plain)
     this.#socket = socket
-    this.#secured = true
+    this.#secured = socket
     this.#listen(socket)
-    socket.on('data', (chunk: Buffer) => {
-      // TLS brings at most 64 KiB at a time, far less than the buffer takes.
-      chunk.copy(area)
-      this.#received(chunk.length)
+    const burst = new Burst((bytes, length) => {
+      this.#offer(bytes, 0, length)
+      this.#balance()
     })
+    this.#burst = burst
+    receiveRecords(socket, (bytes, length) => this.#decrypted(burst, bytes, length))
     return distinguishedName
   }
 
@@ -158,8 +163,12 @@ export class Channel {
   send(bytes: Buffer, start: number, end: number, address: number = addressOf(bytes)): void {
     // A broken socket has given its descriptor back before it says so, and another one may have it now.
     if (this.#closing || this.#socket.destroyed || start === end) return
+    if (this.#secured !== undefined) {
+      sendRecords(this.#secured, bytes, start, end, this.#onWritten)
+      return
+    }
     let at = start
-    if (!this.#secured && this.#socket.writableLength === 0) {
+    if (this.#socket.writableLength === 0) {
       const sent = trySend(this.fd, address + start, end - start)
       if (sent === end - start) return
       if (sent > 0) {
@@ -182,7 +191,7 @@ export class Channel {
     const leftover = this.#leftover
     if (leftover !== undefined) {
       this.#leftover = undefined
-      this.#offer(leftover, 0, leftover.length)
+      this.#offer(leftover, 0, leftover.length, true)
     }
     this.#balance()
     this.#announceEnd()
@@ -200,7 +209,7 @@ export class Channel {
   close(): void {
     if (this.#closing || this.#closed) return
     this.#closing = true
-    this.#leftover = undefined
+    this.#forget()
     this.#socket.end()
     this.#closeTimer = setTimeout(() => this.#socket.destroy(), CLOSE_TIMEOUT_MS)
     // Read to the end and dropped: closing with unread bytes would reset the connection and lose our last reply.
@@ -211,8 +220,31 @@ export class Channel {
   destroy(error?: Error): void {
     this.#error ??= error
     this.#closing = true
-    this.#leftover = undefined
+    this.#forget()
     this.#socket.destroy()
+  }
+
+  #forget(): void {
+    this.#leftover = undefined
+    this.#burst?.drop()
+  }
+
+  #decrypted(burst: Burst, bytes: Buffer, length: number): void {
+    const leftover = this.#leftover
+    if (this.#closing) return
+    if (leftover !== undefined && leftover.length > MAX_LEFTOVER) {
+      // The rest of one read of the socket, which is paused already.
+      this.#leftover = Buffer.concat([leftover, bytes.subarray(0, length)])
+    } else if (burst.isEmpty && length < RECORD_LENGTH) {
+      bytes.copy(area, 0, 0, length)
+      this.#received(length)
+    } else {
+      if (burst.isEmpty) {
+        this.#leftover = undefined
+        burst.begin(leftover)
+      }
+      burst.add(bytes, length)
+    }
   }
 
   #received(length: number): boolean {
@@ -228,7 +260,7 @@ export class Channel {
     return true
   }
 
-  #offer(buffer: Buffer, start: number, end: number): void {
+  #offer(buffer: Buffer, start: number, end: number, isOwn = false): void {
     const receiver = this.#receiver
     if (receiver === undefined) return
     let consumed: number
@@ -238,10 +270,9 @@ export class Channel {
       this.destroy(error instanceof Error ? error : new Error('The receiver failed.', { cause: error }))
       return
     }
-    if (consumed < end && !this.#closing) {
-      this.#leftover =
-        buffer === shared ? Buffer.from(buffer.subarray(consumed, end)) : buffer.subarray(consumed, end)
-    }
+    if (consumed === end || this.#closing) return
+    const rest = buffer.subarray(consumed, end)
+    this.#leftover = isOwn ? rest : Buffer.from(rest)
   }
 
   #balance(): void {

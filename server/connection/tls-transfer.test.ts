@@ -116,7 +116,8 @@ describe('Inside TLS', () => {
 
 describe('A client that does not read inside TLS', () => {
   test.for([
-    ['many small reads', 65_536, 4000],
+    ['many reads', 65_536, 4000],
+    ['more requests than are kept for it', 4096, 40_000],
     ['reads that are sent piece by piece', 16 * MIB, 16],
   ] as const)(
     'costs little memory, stalls nobody, and gets all in the end (%s)',
@@ -134,7 +135,7 @@ describe('A client that does not read inside TLS', () => {
       expect(await errorOf(other, write(data.subarray(0, 512)))).toBe(0)
       expect(await readSimple(other, 0, 512)).toEqual(data.subarray(0, 512))
       const after = process.memoryUsage()
-      // 256 MiB are wanted.
+      // At least 156 MiB are wanted.
       expect(after.external + after.arrayBuffers - before.external - before.arrayBuffers).toBeLessThan(
         48 * MIB,
       )

@@ -1,0 +1,136 @@
+import { randomBytes } from 'node:crypto'
+import { connect, createServer, type Socket } from 'node:net'
+import { setImmediate } from 'node:timers/promises'
+import { connect as connectTls, type TLSSocket } from 'node:tls'
+import fc from 'fast-check'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { bytesLent } from './buffers.ts'
+import { makeCertificates, serverFiles } from './test-tls.ts'
+import { openTls } from './tls.ts'
+import { Burst, RECORD_LENGTH, receiveRecords, sendRecords } from './tls-stream.ts'
+
+makeCertificates()
+
+/** Both ends of a TLS connection. */
+async function pair(): Promise<{ server: TLSSocket; client: TLSSocket }> {
+  const acceptor = await openTls(serverFiles(), { reloaded: () => {}, failed: () => {} })
+  const listener = createServer()
+  await new Promise<void>(resolve => listener.listen(0, '127.0.0.1', resolve))
+  const accepted = new Promise<Socket>(resolve => listener.once('connection', resolve))
+  const { port } = listener.address() as { port: number }
+  const client = connectTls({ socket: connect(port, '127.0.0.1'), rejectUnauthorized: false })
+  const { socket: server } = await acceptor.accept(await accepted)
+  for (const socket of [client, server]) socket.on('error', () => {})
+  onTestFinished(() => {
+    for (const end of [client, server, listener, acceptor]) 'destroy' in end ? end.destroy() : end.close()
+  })
+  return { server, client }
+}
+
+describe('A TLS socket', () => {
+  test('decrypts into our buffer, not into one that is made for each record', async () => {
+    const { server, client } = await pair()
+    const got: Buffer[] = []
+    const areas = new Set<ArrayBufferLike>()
+    const takesOurs = receiveRecords(server, (bytes, length) => {
+      areas.add(bytes.buffer)
+      got.push(Buffer.from(bytes.subarray(0, length)))
+    })
+    expect(takesOurs).toBe(true)
+    const sent = randomBytes(1_000_000)
+    client.write(sent)
+    await expect.poll(() => got.reduce((sum, { length }) => sum + length, 0)).toBe(sent.length)
+    expect(Buffer.concat(got).equals(sent)).toBe(true)
+    expect(areas.size).toBe(1)
+  })
+
+  test('sends what the bytes were when they were given to it, and gives the buffers back', async () => {
+    const { server, client } = await pair()
+    const before = bytesLent()
+    const bytes = randomBytes(3_000_000)
+    const wanted = Buffer.from(bytes.subarray(7, 2_999_990))
+    let written = 0
+    sendRecords(server, bytes, 7, 2_999_990, () => written++)
+    bytes.fill(0)
+    const got: Buffer[] = []
+    for await (const chunk of client as AsyncIterable<Buffer>) {
+      got.push(chunk)
+      if (got.reduce((sum, { length }) => sum + length, 0) === wanted.length) break
+    }
+    expect(Buffer.concat(got).equals(wanted)).toBe(true)
+    await expect.poll(() => written).toBe(3)
+    expect(bytesLent()).toBe(before)
+  })
+
+  test('gives the buffers back also when the client has gone', async () => {
+    const { server, client } = await pair()
+    const before = bytesLent()
+    client.pause()
+    for (let count = 0; count < 20; count++) sendRecords(server, Buffer.alloc(2 ** 20), 0, 2 ** 20, () => {})
+    expect(bytesLent()).toBeGreaterThan(before)
+    server.destroy()
+    await expect.poll(bytesLent).toBe(before)
+  })
+})
+
+describe('Burst', () => {
+  const record = (length = RECORD_LENGTH) => Buffer.alloc(length, 0x55)
+
+  function burst() {
+    const deliveries: Buffer[] = []
+    return {
+      deliveries,
+      burst: new Burst((bytes, length) => deliveries.push(Buffer.from(bytes.subarray(0, length)))),
+    }
+  }
+
+  test('delivers what was left over, full records and a short one as one piece', () => {
+    const { burst: gathering, deliveries } = burst()
+    gathering.begin(Buffer.from('left over'))
+    gathering.add(record(), RECORD_LENGTH)
+    gathering.add(record(), RECORD_LENGTH)
+    expect(deliveries).toEqual([])
+    gathering.add(Buffer.from('end, and more'), 3)
+    expect(deliveries.map(String)).toEqual([`left over${'U'.repeat(2 * RECORD_LENGTH)}end`])
+    expect(gathering.isEmpty).toBe(true)
+  })
+
+  test('delivers full records at the end of the turn if nothing follows', async () => {
+    const { burst: gathering, deliveries } = burst()
+    gathering.begin(undefined)
+    gathering.add(record(), RECORD_LENGTH)
+    await setImmediate()
+    expect(deliveries).toEqual([record()])
+  })
+
+  test('delivers nothing that was dropped', async () => {
+    const before = bytesLent()
+    const { burst: gathering, deliveries } = burst()
+    gathering.begin(undefined)
+    gathering.add(record(), RECORD_LENGTH)
+    gathering.drop()
+    await setImmediate()
+    expect(deliveries).toEqual([])
+    expect(bytesLent()).toBe(before)
+  })
+
+  test('loses, adds and moves no byte, however records come', async () => {
+    const lengths = fc.array(fc.oneof(fc.constant(RECORD_LENGTH), fc.integer({ min: 1, max: RECORD_LENGTH })))
+    await fc.assert(
+      fc.asyncProperty(lengths, fc.nat(128 * 1024), async (list, leftover) => {
+        const { burst: gathering, deliveries } = burst()
+        const first = randomBytes(leftover)
+        const sent = [first]
+        for (const [index, length] of list.entries()) {
+          if (gathering.isEmpty) gathering.begin(index === 0 ? first : undefined)
+          sent.push(randomBytes(length))
+          gathering.add(sent.at(-1) as Buffer, length)
+        }
+        await setImmediate()
+        const wanted = list.length === 0 ? [] : sent
+        expect(Buffer.concat(deliveries).equals(Buffer.concat(wanted))).toBe(true)
+      }),
+      { numRuns: 50 },
+    )
+  })
+})
