@@ -16,6 +16,8 @@ rnd = random.Random(int(seed))
 
 h = nbd.NBD()
 h.set_strict_mode(nbd.STRICT_COMMANDS)
+# For the files that a URI with TLS names.
+h.set_uri_allow_local_file(True)
 if replies == "structured":
     h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
 else:

@@ -59,8 +59,9 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
   const endpoint =
     options.metrics && (await openMetricsEndpoint(options.metrics, metrics, () => readiness, log))
   try {
-    disks = await openDisks(options, log, countCreations(metrics), () => server?.enforceAccess())
+    // First, since it makes nothing that credentials that cannot be used would leave behind.
     tls = await tlsOf(options, log)
+    disks = await openDisks(options, log, countCreations(metrics), () => server?.enforceAccess())
     const terms = { ...termsOf(options, disks), tls, metrics, log: limitedLog }
     server = await startServer(terms, endpointsOf(options, activated))
     // Manifests may have changed between the first look and the first client.
