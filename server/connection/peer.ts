@@ -15,10 +15,15 @@ export interface Client {
 
 const MAPPED_IPV4 = /^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i
 
-/** Client of an accepted unix socket. */
+let unknownProcesses = 0
+
+/**
+ * Client of an accepted unix socket. A process of another namespace has no number here: each of its
+ * connections is a client of its own, lest two programs share a disk as one.
+ */
 export function unixClient(fd: number): Client {
   const { pid, uid } = peerProcess(fd)
-  const identity = `unix:pid=${pid}`
+  const identity = pid > 0 ? `unix:pid=${pid}` : `unix:unknown=${++unknownProcesses}`
   return { peer: { kind: 'unix' }, identity, shown: `${identity},uid=${uid}`, secured: false }
 }
 
