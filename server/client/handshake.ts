@@ -29,7 +29,7 @@ export interface Negotiated<Result> {
 }
 
 /** How long a server may take to hang up when we have said goodbye, in ms. */
-export const GOODBYE_TIMEOUT = 2000
+export const GOODBYE_TIMEOUT = 1000
 
 const REFUSALS: ReadonlyMap<number, { code: string; reason: string }> = new Map([
   [REP.ERR_UNSUP, { code: 'ENOTSUP', reason: 'it does not know the request' }],

@@ -192,8 +192,12 @@ export class Wire {
   end(timeout: number): void {
     const closed = this.#receiver?.closed
     this.#receiver = { ...IGNORE, closed: error => closed?.(error) }
-    this.#socket.end()
-    this.#socket.setTimeout(timeout, () => this.#socket.destroy())
+    const socket = this.#socket
+    socket.end()
+    // Not the timeout of the socket, which starts anew with each byte that the server sends.
+    const timer = setTimeout(() => socket.destroy(), timeout)
+    timer.unref()
+    socket.once('close', () => clearTimeout(timer))
   }
 
   /** Ends the connection at once; what was written and not sent is lost. The receiver hears of it before this returns. */
