@@ -118,13 +118,15 @@ async function readAll(client: NbdClient): Promise<Buffer> {
   return bytes
 }
 
+const noise = randomBytes(35 * 2 ** 20)
+
 /** Writes in all sizes and ways that the server has, many at once, and keeps a model of the result. */
 async function exercise(client: NbdClient, model: Buffer, onlyWrites: boolean): Promise<void> {
   const { flags } = client
   const write = async (length: number, offset: number, fua = false) => {
-    const source = randomBytes(length + 7)
-    await client.pwrite(source, 7, length, offset, { fua })
-    source.copy(model, offset, 7)
+    const start = (offset * 31) % 2 ** 20
+    await client.pwrite(noise, start, length, offset, { fua })
+    noise.copy(model, offset, start, start + length)
   }
   await Promise.all([
     write(1, 0),
@@ -154,79 +156,70 @@ async function exercise(client: NbdClient, model: Buffer, onlyWrites: boolean): 
   }
 }
 
-describe.each(kinds)('$name', ({ program, lacks, start }) => {
-  async function serve(): Promise<Serving> {
+async function checkDiscovery(client: NbdClient, { uri }: Serving, lacks: readonly string[]): Promise<void> {
+  for (const [what, ability] of [
+    ['extents', client.flags.canExtents],
+    ['zero', client.flags.canZero],
+    ['cache', client.flags.canCache],
+  ] as const) {
+    expect([what, ability]).toEqual([what, !lacks.includes(what)])
+  }
+  if (lacks.includes('list')) await expect(listExports(uri)).rejects.toMatchObject({ code: 'ENOTSUP' })
+  else expect((await listExports(uri)).map(({ name }) => name)).toContain(new URL(uri).pathname.slice(1))
+  if (lacks.includes('probe')) await expect(probe(uri)).rejects.toMatchObject({ code: 'ENOTSUP' })
+  else {
+    const size = lacks.includes('size in INFO') ? 0 : SIZE
+    expect(await probe(uri)).toEqual({ ...client.info, size })
+  }
+}
+
+/** On a disk on which nothing is written yet. */
+async function checkExtents(client: NbdClient, model: Buffer): Promise<void> {
+  await client.pwrite(noise, 0, 2 ** 20, 2 ** 20)
+  noise.copy(model, 2 ** 20, 0, 2 ** 20)
+  await client.flush()
+  let at = 0
+  const found: string[] = []
+  while (at < SIZE) {
+    for (const { length, hole, zero } of await client.extents(SIZE - at, at)) {
+      const kind = hole && zero ? 'hole' : 'data'
+      if (found.at(-1) !== kind) found.push(kind)
+      at += length
+    }
+  }
+  expect(at).toBe(SIZE)
+  expect(found).toEqual(['hole', 'data', 'hole'])
+  expect(await client.extents(4096, 2 ** 20, 1)).toEqual([
+    { length: expect.any(Number), hole: false, zero: false },
+  ])
+}
+
+test.for(kinds.map(kind => [kind.name, kind] as const))(
+  '%s tells of its exports, tells holes from data, and keeps what is written',
+  async ([, { program, lacks, start }], context) => {
+    needPrograms(context, program)
     const folder = makeFolder()
     const file = join(folder, 'disk')
     if (program !== process.execPath) {
       writeFileSync(file, '')
       truncateSync(file, SIZE)
     }
-    return await start(folder, file)
-  }
-
-  test('keeps what is written', async context => {
-    needPrograms(context, program)
-    const { uri, file } = await serve()
-    const client = await connect(uri)
+    const serving = await start(folder, file)
+    const client = await connect(serving.uri)
     expect(client.size).toBe(SIZE)
     expect(client.flags.readOnly).toBe(false)
+    await checkDiscovery(client, serving, lacks)
     const model = Buffer.alloc(SIZE)
+    if (!lacks.includes('extents')) await checkExtents(client, model)
     await exercise(client, model, lacks.includes('what it offers'))
     expect(model.equals(await readAll(client))).toBe(true)
     await client.close()
-    if (file !== undefined) expect(model.equals(readFileSync(file))).toBe(true)
-    const again = await connect(uri)
+    if (serving.file !== undefined) expect(model.equals(readFileSync(serving.file))).toBe(true)
+    const again = await connect(serving.uri)
     expect(model.equals(await readAll(again))).toBe(true)
     await again.close()
-  })
-
-  test('tells of its exports', async context => {
-    needPrograms(context, program)
-    const { uri } = await serve()
-    const client = await connect(uri)
-    for (const [what, ability] of [
-      ['extents', client.flags.canExtents],
-      ['zero', client.flags.canZero],
-      ['cache', client.flags.canCache],
-    ] as const) {
-      expect([what, ability]).toEqual([what, !lacks.includes(what)])
-    }
-    if (lacks.includes('list')) await expect(listExports(uri)).rejects.toMatchObject({ code: 'ENOTSUP' })
-    else expect((await listExports(uri)).map(({ name }) => name)).toContain(new URL(uri).pathname.slice(1))
-    await client.close()
-    if (lacks.includes('probe')) await expect(probe(uri)).rejects.toMatchObject({ code: 'ENOTSUP' })
-    else {
-      const size = lacks.includes('size in INFO') ? 0 : SIZE
-      expect(await probe(uri)).toEqual({ ...client.info, size })
-    }
-  })
-
-  if (lacks.includes('extents')) return
-  test('tells holes from data', async context => {
-    needPrograms(context, program)
-    const { uri } = await serve()
-    const client = await connect(uri)
-    await client.pwrite(Buffer.alloc(2 ** 20, 1), 0, 2 ** 20, 2 ** 20)
-    await client.flush()
-    let at = 0
-    const found: string[] = []
-    while (at < SIZE) {
-      for (const { length, hole, zero } of await client.extents(SIZE - at, at)) {
-        const kind = hole && zero ? 'hole' : 'data'
-        if (found.at(-1) !== kind) found.push(kind)
-        at += length
-      }
-    }
-    expect(at).toBe(SIZE)
-    // A server that does not look for holes in unwritten files may say that all of it is data.
-    expect(found).toEqual(['hole', 'data', 'hole'])
-    expect(await client.extents(4096, 2 ** 20, 1)).toEqual([
-      { length: expect.any(Number), hole: false, zero: false },
-    ])
-    await client.close()
-  })
-})
+  },
+)
 
 describe('Other clients', () => {
   test('read what we write, and the other way round', async context => {

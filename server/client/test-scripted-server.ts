@@ -44,14 +44,16 @@ export async function scripted(
   return { port: address.port, uri: `nbd://127.0.0.1:${address.port}/disk`, connections, stop }
 }
 
-/** Calls back with `length` bytes at a time, in turn as they are asked for. */
+/** Gives `length` bytes at a time, as they are asked for. */
 class Reader {
-  #bytes = Buffer.alloc(0)
+  #pieces: Buffer[] = []
+  #length = 0
   #wanted: { length: number; take: (bytes: Buffer) => void } | undefined
 
   constructor(socket: Socket) {
     socket.on('data', (bytes: Buffer) => {
-      this.#bytes = Buffer.concat([this.#bytes, bytes])
+      this.#pieces.push(bytes)
+      this.#length += bytes.length
       this.#serve()
     })
   }
@@ -65,11 +67,12 @@ class Reader {
 
   #serve(): void {
     const wanted = this.#wanted
-    if (wanted === undefined || this.#bytes.length < wanted.length) return
+    if (wanted === undefined || this.#length < wanted.length) return
     this.#wanted = undefined
-    const bytes = this.#bytes.subarray(0, wanted.length)
-    this.#bytes = this.#bytes.subarray(wanted.length)
-    wanted.take(bytes)
+    const bytes = Buffer.concat(this.#pieces)
+    this.#pieces = [bytes.subarray(wanted.length)]
+    this.#length -= wanted.length
+    wanted.take(bytes.subarray(0, wanted.length))
   }
 }
 

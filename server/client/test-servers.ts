@@ -40,14 +40,21 @@ export function succeed(program: string, ...args: readonly string[]): Promise<st
   })
 }
 
-/** A TCP port on which nobody listens. */
+/**
+ * A TCP port on which nobody listens. It lies below the range from which the kernel takes the ports of
+ * clients: there a client that tries a port in vain may at last be connected to itself.
+ */
 export async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
-  const address = server.address()
-  await new Promise(resolve => server.close(resolve))
-  if (address === null || typeof address === 'string') throw new Error('There is no free port.')
-  return address.port
+  for (;;) {
+    const port = 20_000 + Math.floor(Math.random() * 12_000)
+    const server = createServer()
+    const isFree = await new Promise<boolean>(resolve => {
+      server.on('error', () => resolve(false))
+      server.listen(port, '127.0.0.1', () => resolve(true))
+    })
+    await new Promise(resolve => server.close(resolve))
+    if (isFree) return port
+  }
 }
 
 /** A server that runs. */
