@@ -2,7 +2,16 @@ import { createHash } from 'node:crypto'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, type TestContext, test } from 'vitest'
-import { check, type Ended, needPrograms, run, type Scratch, scratch, startServer } from '../harness.ts'
+import {
+  check,
+  checkout,
+  type Ended,
+  needPrograms,
+  run,
+  type Scratch,
+  scratch,
+  startServer,
+} from '../harness.ts'
 
 const MiB = 1024 * 1024
 /** Seconds for a boot with its script; alone on a machine it takes 5 to 30. */
@@ -22,12 +31,24 @@ async function needThinClient(context: TestContext): Promise<void> {
   )
 }
 
+/** What a boot may have besides its script. */
+interface BootOptions {
+  /** Files that the script finds in /. */
+  readonly files?: readonly string[]
+  /** Called with each line of the console as it comes. */
+  readonly onLine?: (line: string) => void
+}
+
 /** Boots the thin client and runs shell commands in it. */
-async function boot(folder: Scratch, script: string, onLine?: (line: string) => void): Promise<Ended> {
+async function boot(
+  folder: Scratch,
+  script: string,
+  { files = [], onLine }: BootOptions = {},
+): Promise<Ended> {
   const file = join(folder.path, 'script')
   await writeFile(file, script)
   const options = { timeout: (BOOT_LIMIT + 60) * 1000, ...(onLine && { onLine }) }
-  return run(join(import.meta.dirname, 'boot'), [file, `${BOOT_LIMIT}`], options)
+  return run(join(import.meta.dirname, 'boot'), [file, `${BOOT_LIMIT}`, ...files], options)
 }
 
 /** Numbers stand this far apart in the content, so that no two blocks of a disk are alike. */
@@ -108,11 +129,13 @@ test('Every file whose fsync was acknowledged survives a kill of the server amid
          dd of=/mnt/$file bs=64k conv=fsync 2>/dev/null || exit 12
        echo "acknowledged $file"
      done`,
-    line => {
-      const file = line.match(/^acknowledged (\d+)$/)?.[1]
-      if (file === undefined) return
-      acknowledged.push(Number(file))
-      if (acknowledged.length === killAfter) killed = first.kill()
+    {
+      onLine: line => {
+        const file = line.match(/^acknowledged (\d+)$/)?.[1]
+        if (file === undefined) return
+        acknowledged.push(Number(file))
+        if (acknowledged.length === killAfter) killed = first.kill()
+      },
     },
   )
   await killed
@@ -133,5 +156,54 @@ test('Every file whose fsync was acknowledged survives a kill of the server amid
   const found = reading.stdout.match(/^[0-9a-f]{64} {2}\d+$/gm)
   expect(found).toEqual(acknowledged.map(file => `${contentSum(file * 10_000, bytes)}  ${file}`))
   expect(await second.stop()).toBe(0)
+  await check('e2fsck', ['-fn', join(dir.path, 'alice')])
+})
+
+test('A thin client mounts its disk over TLS with its certificate, and not without', {
+  timeout: 600_000,
+}, async context => {
+  await needThinClient(context)
+  await needPrograms(context, 'openssl')
+  await using folder = await scratch()
+  await using dir = await scratch()
+  await using certificates = await scratch()
+  await check(join(checkout, 'hack/test-certificates'), [certificates.path])
+  const file = (name: string) => join(certificates.path, name)
+  await using server = await startServer([
+    ...[
+      '--dir',
+      dir.path,
+      '--size',
+      '256M',
+      '--tls',
+      'require',
+      '--tls-cert',
+      file('server/server-cert.pem'),
+    ],
+    ...['--tls-key', file('server/server-key.pem'), '--tls-client-ca', file('authority/ca-cert.pem')],
+    ...['--allow', 'dn:CN=alice,O=lab'],
+  ])
+  const secret = '-certfile /client-cert.pem -keyfile /client-key.pem -cacertfile /ca-cert.pem -H localhost'
+  const seed = 3_000_000
+  const booted = await boot(
+    folder,
+    `${attach('alice', server.port)} && exit 10
+     set -e
+     ${attach('alice', server.port)} ${secret}
+     mount -t ext4 /dev/nbd0 /mnt
+     ${printContent(seed, 16 * MiB)} | dd of=/mnt/data bs=64k conv=fsync
+     umount /mnt
+     nbd-client -d /dev/nbd0
+     ${attach('alice', server.port)} ${secret}
+     mount -t ext4 /dev/nbd0 /mnt
+     sha256sum /mnt/data
+     umount /mnt
+     nbd-client -d /dev/nbd0`,
+    { files: ['ca-cert', 'client-cert', 'client-key'].map(name => file(`alice/${name}.pem`)) },
+  )
+  expect(booted.status, booted.stdout).toBe(0)
+  expect(booted.stdout).toContain(`${contentSum(seed, 16 * MiB)}  /mnt/data`)
+  expect(server.log()).toMatch(/This server requires TLS|did not use TLS/)
+  expect(await server.stop()).toBe(0)
   await check('e2fsck', ['-fn', join(dir.path, 'alice')])
 })
