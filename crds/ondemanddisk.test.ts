@@ -97,6 +97,10 @@ describe('an object that is not one of ours', () => {
     ['no name', { ...header, metadata: {}, spec }, 'metadata.name'],
     ['a name in capitals', disk(spec, 'Disk'), 'metadata.name'],
     ['a name with a path', disk(spec, '../disk'), 'metadata.name'],
+    ['a uid with a path', { ...header, metadata: { name: 'a', uid: '../b' }, spec }, 'metadata.uid'],
+    ['a hidden uid', { ...header, metadata: { name: 'a', uid: '.b' }, spec }, 'metadata.uid'],
+    ['an empty uid', { ...header, metadata: { name: 'a', uid: '' }, spec }, 'metadata.uid'],
+    ['a uid of 129', { ...header, metadata: { name: 'a', uid: 'b'.repeat(129) }, spec }, 'metadata.uid'],
     ['a name of 254', disk(spec, 'a'.repeat(254)), 'metadata.name'],
     [
       'labels that are none',

@@ -37,7 +37,13 @@ const METADATA: SchemaNode = {
       pattern: '^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$',
     },
     namespace: { type: 'string' },
-    uid: { type: 'string' },
+    uid: {
+      // It names the disk's file.
+      description: 'As Kubernetes gives it: letters, digits, "-" and "_", at most 128 of them.',
+      type: 'string',
+      maxLength: 128,
+      pattern: '^[A-Za-z0-9][A-Za-z0-9_-]*$',
+    },
     generation: { type: 'integer' },
     deletionTimestamp: { type: 'string' },
     labels: STRING_MAP,
