@@ -51,7 +51,7 @@ async function afterwards(server: IdleServer): Promise<void> {
   await allGone(server)
   expect(server.admission.size).toBe(0)
   // Descriptors are closed in the thread pool.
-  await expect.poll(() => holdings(server.path)).toEqual(server.idle)
+  await expect.poll(() => holdings(server.path), { interval: 5 }).toEqual(server.idle)
 }
 
 describe.each(LEAVES)('A client that %s', (_, leave) => {
@@ -131,16 +131,16 @@ describe('A client that falls silent in the middle of a request', () => {
 })
 
 describe('A WRITE whose client leaves in the middle of the payload', () => {
-  test.each([0, 512, 1000, 4096])('at offset %i tears no sector', async offset => {
-    const server = await serve({ size: 4 * MIB })
+  test.each([0, 1000, 4096])('at offset %i tears no sector', async offset => {
+    const server = await serve({ size: 2 * MIB })
     const path = join(server.path, 'disk')
-    const length = 2 * MIB + 700
-    for (const arrived of [1, 511, 5000, 100_000, 700_001, 2 * MIB]) {
+    const length = MIB + 700
+    for (const arrived of [1, 511, 5000, 100_001, MIB]) {
       const client = await server.attached()
       const old = Buffer.alloc(length, 0x11)
       await errorOf(client, write(old, { offset }))
       client.send(request(WRITE, { offset, length }), Buffer.alloc(arrived, 0x22))
-      await pause(20)
+      await pause(10)
       client.hangUp()
       await allGone(server)
       const now = readFileSync(path).subarray(offset, offset + length)

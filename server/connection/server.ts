@@ -37,7 +37,7 @@ export interface NbdServer {
 const STOP_GRACE_MS = 500
 /** When connections that still work are cut, in ms after the stop began. */
 const STOP_LIMIT_MS = 8000
-const POLL_MS = 20
+const POLL_MS = 5
 /** How often clients that are not being read are looked at, in ms. */
 const LOOK_MS = 5000
 
