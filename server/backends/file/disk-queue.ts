@@ -115,4 +115,4 @@ export class DiskQueue {
 }
 
 /** The queue of this process; main.ts sets UV_THREADPOOL_SIZE, whose default in libuv is 4. */
-export const diskQueue = new DiskQueue(sharesOf(Number(process.env['UV_THREADPOOL_SIZE'] ?? 4) || 4))
+export const diskQueue = new DiskQueue(sharesOf(Number(process.env.UV_THREADPOOL_SIZE ?? 4) || 4))

@@ -1,0 +1,153 @@
+/**
+ * How long a client waits for the first byte of a disk that did not exist, beside what making it costs in any
+ * case (`truncate` and `mkfs.ext4`) and beside `nbdkit ondemand`. All three take turns, so that they share the
+ * machine's moods.
+ *
+ *     npm run bench:creation [ROUNDS]
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { connect as connectSocket, createServer } from 'node:net'
+import { availableParallelism, cpus, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { connect } from '../client/client.ts'
+
+const SIZE = '1G'
+/** What the product promises: so many ms over the cost of making the disk. */
+const GOAL_MS = 20
+
+/** A way to a new disk: makes the one of this number and returns ms. */
+interface Candidate {
+  readonly name: string
+  readonly make: (round: number) => Promise<number>
+  readonly stop: () => Promise<void>
+}
+
+async function timed(work: () => Promise<void>): Promise<number> {
+  const startedAt = performance.now()
+  await work()
+  return performance.now() - startedAt
+}
+
+function finished(child: ChildProcess): Promise<void> {
+  return new Promise((resolve, reject) => {
+    child.once('error', reject)
+    child.once('exit', (code, signal) => {
+      if (code === 0 || signal !== null) resolve()
+      else reject(new Error(`${child.spawnfile} ended with ${code}.`))
+    })
+  })
+}
+
+/** Connects, which makes the disk, and reads its superblock. */
+async function firstByte(port: number, name: string): Promise<void> {
+  const client = await connect(`nbd://127.0.0.1:${port}/${name}`)
+  const block = Buffer.alloc(4096)
+  await client.pread(block, 0, 4096, 0)
+  if (block.readUInt16LE(1024 + 56) !== 0xef53) throw new Error('The new disk holds no ext4.')
+  await client.close()
+}
+
+async function freePort(): Promise<number> {
+  const probe = createServer()
+  await new Promise<void>(resolve => probe.listen(0, '127.0.0.1', resolve))
+  const { port } = probe.address() as { port: number }
+  await new Promise(resolve => probe.close(resolve))
+  return port
+}
+
+async function untilListening(port: number): Promise<void> {
+  for (let tries = 0; tries < 200; tries++) {
+    const socket = connectSocket(port, '127.0.0.1')
+    const isOpen = await new Promise<boolean>(resolve => {
+      socket.once('connect', () => resolve(true)).once('error', () => resolve(false))
+    })
+    socket.destroy()
+    if (isOpen) return
+    await sleep(50)
+  }
+  throw new Error(`Nothing listens on port ${port}.`)
+}
+
+async function server(
+  name: string,
+  argv: (port: number) => readonly [string, ...string[]],
+): Promise<Candidate> {
+  const port = await freePort()
+  const [program, ...args] = argv(port)
+  const child = spawn(program, args, { stdio: 'ignore' })
+  const ended = finished(child)
+  await Promise.race([untilListening(port), ended])
+  return {
+    name,
+    make: round => timed(() => firstByte(port, `disk${round}`)),
+    async stop() {
+      child.kill('SIGTERM')
+      await ended
+    },
+  }
+}
+
+async function candidates(folder: string): Promise<Candidate[]> {
+  const directory = async (name: string) => mkdtemp(join(folder, `${name}-`))
+  const [ours, theirs, bare] = [await directory('ours'), await directory('nbdkit'), await directory('bare')]
+  const main = join(import.meta.dirname, '../main.ts')
+  const script = 'truncate -s "$1" "$0" && mkfs.ext4 -q -F "$0"'
+  return [
+    {
+      name: 'truncate + mkfs.ext4',
+      make: round =>
+        timed(() =>
+          finished(spawn('/bin/sh', ['-c', script, join(bare, `disk${round}`), SIZE], { stdio: 'ignore' })),
+        ),
+      stop: async () => undefined,
+    },
+    await server('ondemand-disk', port => [
+      process.execPath,
+      main,
+      'serve',
+      ...['--dir', ours, '--size', SIZE, '--listen', `127.0.0.1:${port}`],
+    ]),
+    await server('nbdkit ondemand', port => [
+      'nbdkit',
+      ...['-f', '-i', '127.0.0.1', '-p', String(port), 'ondemand', `dir=${theirs}`, `size=${SIZE}`],
+    ]),
+  ]
+}
+
+const median = (values: readonly number[]) =>
+  values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN
+const shown = (ms: number) => ms.toFixed(1).padStart(7)
+
+async function run(rounds: number): Promise<boolean> {
+  const folder = await mkdtemp(join(tmpdir(), 'ondemand-disk-bench-'))
+  const all = await candidates(folder)
+  const times = all.map((): number[] => [])
+  try {
+    // The first round warms programs and caches up and does not count.
+    for (let round = 0; round <= rounds; round++) {
+      for (const [index, candidate] of all.entries()) {
+        const ms = await candidate.make(round)
+        if (round > 0) times[index]?.push(ms)
+      }
+    }
+  } finally {
+    for (const candidate of all) await candidate.stop()
+    await rm(folder, { recursive: true, force: true })
+  }
+  const [bare = Number.NaN, ours = Number.NaN] = times.map(median)
+  const lines = all.map(({ name }, index) => {
+    const values = times[index] ?? []
+    return `${name.padEnd(22)} ${shown(median(values))} ${shown(Math.min(...values))} ${shown(Math.max(...values))}`
+  })
+  process.stdout.write(
+    `Name to first byte of a new ${SIZE} ext4 disk, ms, ${rounds} rounds in turn on ` +
+      `${availableParallelism()} x ${cpus()[0]?.model ?? 'an unknown processor'}\n` +
+      `${''.padEnd(22)}  median     min     max\n${lines.join('\n')}\n` +
+      `ondemand-disk takes ${(ours - bare).toFixed(1)} ms more than making the disk alone; at most ${GOAL_MS} are promised.\n`,
+  )
+  return ours - bare <= GOAL_MS
+}
+
+process.exitCode = (await run(Number(process.argv[2] ?? 20))) ? 0 : 1
