@@ -8,9 +8,11 @@ import type { Staging } from '../backends/disks/staging.ts'
 import { createForwardBackend } from '../backends/forward/forward.ts'
 import { fillIn } from '../backends/layer.ts'
 import { createTemporaryBackend, openTemporaryArea } from '../backends/temporary/temporary.ts'
+import { parseNbdUri } from '../client/uri.ts'
 import { reasonOf } from '../connection/session.ts'
 import type { DeclaredDisks, UndeclaredDisks } from '../exports/catalog.ts'
 import { createDeclaredDisks } from '../exports/declared.ts'
+import { type DeclaredFiles, openDeclaredFiles, withoutDeclared } from '../exports/declared-files.ts'
 import { type ManifestState, watchManifests } from '../exports/manifests.ts'
 import type { Log } from './log.ts'
 import { openNamedBackend } from './named-backend.ts'
@@ -51,6 +53,9 @@ function layer<Inner>(backend: Backend<Inner>, options: ServeOptions, log: Log):
   return fillIn(backend, { ...others, limits: { openMs } })
 }
 
+/** How long requests of a declared disk wait for an upstream that is away: the default of --upstream-retry. */
+const UPSTREAM_RETRY_MS = 30_000
+
 /** Who may share a disk is the backend's business. */
 const BY_BACKEND = { unlocked: true }
 
@@ -74,22 +79,27 @@ export function openDisks(
     : openPersistent(options, log, onCreation, onChange)
 }
 
+/** The backend of an upstream; `shownName` is what the log calls a disk that the upstream names otherwise. */
+function forwardTo({ uri, fixed, shared, retryMs }: UpstreamOptions, log: Log, shownName?: string): Backend {
+  return createForwardBackend({
+    uri,
+    exportName: fixed ? 'fixed' : 'passed',
+    shared,
+    retryMs,
+    onLost: (name, error) =>
+      log.warn({ export: shownName ?? name, ...reasonOf(error) }, 'The upstream is lost'),
+    onReconnected: (name, afterMs) =>
+      log.info({ export: shownName ?? name, afterMs: Math.round(afterMs) }, 'The upstream is back'),
+  }) as Backend
+}
+
 async function openUpstream(
   options: ServeOptions,
   upstream: UpstreamOptions,
   log: Log,
 ): Promise<OpenedDisks> {
-  const { uri, fixed, shared, retryMs } = upstream
-  const backend = createForwardBackend({
-    uri,
-    exportName: fixed ? 'fixed' : 'passed',
-    shared,
-    retryMs,
-    onLost: (name, error) => log.warn({ export: name, ...reasonOf(error) }, 'The upstream is lost'),
-    onReconnected: (name, afterMs) =>
-      log.info({ export: name, afterMs: Math.round(afterMs) }, 'The upstream is back'),
-  })
-  const terms = { ...termsOf(options, layer(backend, options, log)), ...BY_BACKEND, anyName: true }
+  const backend = layer(forwardTo(upstream, log), options, log)
+  const terms = { ...termsOf(options, backend), ...BY_BACKEND, anyName: true }
   return { undeclared: terms, declared: undefined, close: async () => {} }
 }
 
@@ -139,12 +149,15 @@ async function openPersistent(
     const size = newDisk?.size ?? 0
     const servesUndeclared = newDisk !== undefined || disks === undefined
     const backend = createDisksBackend({ directory, recipe, size, names, commandTimeoutMs })
+    // Also without manifests: those of an earlier run have left marks.
+    const files = await openDeclaredFiles(directory)
+    const others = withoutDeclared(layer(backend, options, log), files)
     const declared =
       disks === undefined
         ? undefined
-        : await followManifests(disks, directory, options, log, onCreation, onChange)
+        : await followManifests(disks, directory, files, options, log, onCreation, onChange)
     return {
-      undeclared: servesUndeclared ? termsOf(options, layer(backend, options, log)) : undefined,
+      undeclared: servesUndeclared ? termsOf(options, others) : undefined,
       declared: declared?.disks,
       async close() {
         await declared?.close()
@@ -160,6 +173,7 @@ async function openPersistent(
 async function followManifests(
   path: string,
   directory: DiskDirectory,
+  files: DeclaredFiles,
   options: ServeOptions,
   log: Log,
   onCreation: OnCreation,
@@ -172,7 +186,16 @@ async function followManifests(
     opening ??= openTemporaryArea(join(directory.path, HIDDEN_NAME), { onWork: onCreation })
     return opening
   }
-  const disks = createDeclaredDisks({ directory, openArea, readOnly, commandTimeoutMs, tls, log })
+  const forward = (exportName: string, uri: string) =>
+    forwardTo(
+      { uri: parseNbdUri(uri), fixed: true, shared: false, retryMs: UPSTREAM_RETRY_MS },
+      log,
+      exportName,
+    )
+  const disks = createDeclaredDisks({
+    ...{ directory, files, openArea, forward },
+    ...{ readOnly, commandTimeoutMs, tls, log },
+  })
   let reported = new Set<string>()
   const manifests = await watchManifests(path, {
     names,

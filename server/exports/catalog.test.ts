@@ -42,12 +42,14 @@ const declaredExport = (name: string, changes: Partial<Export> = {}): Export => 
 function declaredDisks(...disks: Export[]) {
   const found = new Map(disks.map(disk => [disk.name, disk]))
   const problems = new Map<string, string>()
+  const files = new Set<string>()
   const declared: DeclaredDisks = {
     find: name => found.get(name),
     problem: name => problems.get(name),
+    owns: fileName => files.has(fileName),
     names: () => [...found.keys()].filter(name => !problems.has(name)),
   }
-  return { declared, found, problems }
+  return { declared, found, problems, files }
 }
 
 const catalogOf = (sources: Partial<CatalogSources> = {}) =>
@@ -216,6 +218,26 @@ test('A client that has an undeclared disk open loses it when a manifest takes i
   expect(catalog.revocation(open, HERE)).toBeUndefined()
   found.set('alice', declaredExport('alice'))
   expect(catalog.revocation(open, HERE)).toBeDefined()
+})
+
+test('A client that has an undeclared disk open loses it when a manifest takes its file under another name', () => {
+  const { declared, files } = declaredDisks()
+  const catalog = catalogOf({ undeclared: undeclared(), declared })
+  const open = catalog.resolve(raw('alice'), HERE)
+  files.add('alice')
+  expect(catalog.revocation(open, HERE)).toMatch(/manifest/)
+})
+
+test('A name with a problem is not listed, declared or not', async () => {
+  const { declared, problems } = declaredDisks(declaredExport('alice'), declaredExport('carol'))
+  const catalog = catalogOf({
+    undeclared: undeclared({ backend: backendOf('alice', 'bob', 'default') }),
+    declared,
+  })
+  for (const name of ['alice', 'bob']) problems.set(name, 'Its manifest is bad.')
+  expect(await catalog.list(HERE)).not.toContain('alice')
+  expect(await catalog.list(HERE)).not.toContain('bob')
+  expect(await catalog.list(HERE)).toContain('carol')
 })
 
 test.each([

@@ -1,6 +1,7 @@
 /** Which names there are for a client, and on which terms. */
 import { type AccessRules, admissionRefusal, type Peer } from '../../crds/access-rules.ts'
 import {
+  DEFAULT_NAME,
   ExportNameError,
   type NameRules,
   parseRequestedName,
@@ -31,6 +32,8 @@ export interface DeclaredDisks {
   find(name: string): Export | undefined
   /** Why this name, though declared, cannot be served now. */
   problem(name: string): string | undefined
+  /** Is the file of this name, under whatever export name, a declared disk's? */
+  owns(fileName: string): boolean
   names(): readonly string[]
 }
 
@@ -119,8 +122,9 @@ export function createCatalog({ access, names, undeclared, declared }: CatalogSo
   }
 
   const maySeeListed = (name: string, peer: Peer): boolean => {
-    const found = declared?.find(name === '' ? 'default' : name)
-    return found === undefined || isAdmitted(found.access, peer)
+    const key = name === '' ? DEFAULT_NAME : name
+    if (declared?.problem(key) !== undefined) return false
+    return isAdmitted(declared?.find(key)?.access, peer)
   }
 
   const parseName = (rawName: Uint8Array): RequestedName => {
@@ -150,9 +154,11 @@ export function createCatalog({ access, names, undeclared, declared }: CatalogSo
 
     revocation(open, peer) {
       const now = declared?.find(open.name)
-      if (now === undefined) {
-        return open.backend === undeclared?.backend ? undefined : 'The disk is not declared any more.'
+      if (open.backend === undeclared?.backend) {
+        const isDeclared = now !== undefined || declared?.owns(open.name)
+        return isDeclared ? 'The disk is declared by a manifest now.' : undefined
       }
+      if (now === undefined) return 'The disk is not declared any more.'
       if (!sameTerms(open, now)) return 'The disk is served on other terms now.'
       if (now.access !== undefined) return admissionRefusal(now.access, peer)
       return undefined

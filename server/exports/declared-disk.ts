@@ -1,16 +1,20 @@
 /** One disk that a manifest declares: made when it is missing, grown when it is too small, served on its manifest's terms. */
+import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { compileAccessRules } from '../../crds/access-rules.ts'
 import type { OnDemandDisk, OnDemandDiskSpec } from '../../crds/ondemanddisk.ts'
 import type { Backend, LayeredBackend } from '../backends/backend.ts'
 import type { DiskDirectory } from '../backends/disks/directory.ts'
 import { createDisksBackend } from '../backends/disks/disks.ts'
+import { RecipeError, type RecipeOption } from '../backends/disks/errors.ts'
 import { growDisk } from '../backends/disks/grow.ts'
-import { prepareRecipe, type Recipe } from '../backends/disks/recipe.ts'
+import { type PreparedRecipe, prepareRecipe, type Recipe } from '../backends/disks/recipe.ts'
 import { lookUp } from '../backends/disks/records.ts'
+import type { Slots } from '../backends/disks/slots.ts'
 import type { Staging } from '../backends/disks/staging.ts'
 import { fillIn } from '../backends/layer.ts'
 import { createTemporaryBackend } from '../backends/temporary/temporary.ts'
+import type { DeclaredFiles } from './declared-files.ts'
 import type { Export } from './export.ts'
 
 type LogLine = (fields: Readonly<Record<string, unknown>>, message: string) => void
@@ -18,6 +22,9 @@ type LogLine = (fields: Readonly<Record<string, unknown>>, message: string) => v
 /** What declared disks are made with. */
 export interface DeclaredOptions {
   readonly directory: DiskDirectory
+  readonly files: DeclaredFiles
+  /** The backend that has the disk of a URI. Throws what is wrong with the URI. */
+  readonly forward: (exportName: string, uri: string) => Backend
   /** Where temporary disks are made; called only if there are any. */
   readonly openArea: () => Promise<Staging>
   /** All disks are read-only, whatever their manifests say. */
@@ -34,16 +41,31 @@ function recipeOf({ filesystem, command, variables }: OnDemandDiskSpec): Recipe 
   return { type, ...(label !== undefined && { label }), ...(mkfsOptions !== undefined && { mkfsOptions }) }
 }
 
+/** Where a manifest says what the command line says by an option. */
+const FIELDS: Readonly<Record<RecipeOption, string>> = {
+  type: 'spec.filesystem.type',
+  label: 'spec.filesystem.label',
+  'mkfs-options': 'spec.filesystem.mkfsOptions',
+  command: 'spec.command',
+  var: 'spec.variables',
+  size: 'spec.size',
+}
+
+/** A disk that exists is served also where it could not be made; one that has to be made then says why it cannot be. */
+const failing = (reason: string): Recipe => ({
+  command: 'printf "%s\\n" "$reason" >&2; exit 1',
+  variables: { reason },
+})
+
 /** Are these made in the same way? All other fields are terms of the export, which hold at once. */
 function areMadeAlike(one: OnDemandDiskSpec | undefined, other: OnDemandDiskSpec): boolean {
   if (one === undefined) return false
-  const keys = ['mode', 'size', 'filesystem', 'command', 'variables'] as const
+  const keys = ['mode', 'size', 'filesystem', 'command', 'variables', 'upstream'] as const
   return keys.every(key => isDeepStrictEqual(one[key], other[key]))
 }
 
 /** What this server cannot do, though the object is valid. */
-function unsupported({ upstream, access }: OnDemandDiskSpec, tls: boolean): string | undefined {
-  if (upstream !== undefined) return 'spec.upstream: this server does not forward.'
+function unsupported({ access }: OnDemandDiskSpec, tls: boolean): string | undefined {
   if (tls) return undefined
   const { allow, deny } = compileAccessRules(access)
   const rule = [...allow, ...deny].find(({ needsTls }) => needsTls)
@@ -52,12 +74,16 @@ function unsupported({ upstream, access }: OnDemandDiskSpec, tls: boolean): stri
   )
 }
 
+/** Is the disk a file of the directory? That never changes. */
+const hasFile = ({ mode, upstream }: OnDemandDiskSpec) => mode === 'Persistent' && upstream === undefined
+
 /** The object's UID, which no user chooses and no other disk ever has, or else the export's name. */
 const fileNameOf = ({ metadata, spec }: OnDemandDisk) => metadata.uid ?? spec.exportName
 
 export class DeclaredDisk {
   readonly name: string
   readonly #options: DeclaredOptions
+  readonly #growing: Slots
   readonly #fileName: string
   readonly #stopping = new AbortController()
   #spec: OnDemandDiskSpec | undefined
@@ -68,11 +94,15 @@ export class DeclaredDisk {
   #ready: Promise<void> = Promise.resolve()
   /** Making and growing, one after the other. */
   #work: Promise<void> = Promise.resolve()
+  /** Clients wait for the growing, which has the disk for itself. */
+  #growth: Promise<unknown> = Promise.resolve()
 
-  constructor(disk: OnDemandDisk, options: DeclaredOptions) {
+  /** `growing` bounds how many disks are grown at once. */
+  constructor(disk: OnDemandDisk, options: DeclaredOptions, growing: Slots) {
     this.name = disk.spec.exportName
     this.#fileName = fileNameOf(disk)
     this.#options = options
+    this.#growing = growing
   }
 
   /** Does this object stand for the same disk? One that was deleted and made anew under its old name does not. */
@@ -94,7 +124,8 @@ export class DeclaredDisk {
       backend,
       readOnly: this.#options.readOnly || spec.readOnly,
       temporary: spec.mode === 'Temporary',
-      unlocked: false,
+      // Who may share a disk of another server is that server's business.
+      unlocked: spec.upstream !== undefined,
       connections: spec.access.connections,
       access: compileAccessRules(spec.access),
       requestedSize: undefined,
@@ -104,15 +135,17 @@ export class DeclaredDisk {
 
   /** Takes the manifest's state. Terms hold at once; making and growing go on in the background. */
   update({ spec }: OnDemandDisk, manifestProblem: string | undefined): void {
-    this.#manifestProblem = manifestProblem
-    const problem = unsupported(spec, this.#options.tls)
-    if (problem !== undefined) {
-      this.#manifestProblem ??= problem
-      return
-    }
+    const { tls, files, directory } = this.#options
+    const isOurs = !hasFile(spec) || files.claim(this.#fileName, this.name) === this.name
+    const conflict = isOurs ? undefined : 'metadata.uid: Another disk has the same.'
+    const problem = conflict ?? unsupported(spec, tls)
+    this.#manifestProblem = manifestProblem ?? problem
+    if (problem !== undefined) return
     const isPrepared = areMadeAlike(this.#spec, spec)
     this.#spec = spec
     if (isPrepared) return
+    // A command that hangs would keep the one that replaces it waiting.
+    if (hasFile(spec)) directory.callOff(this.#fileName)
     this.#ready = this.#work.then(() => this.#prepare(spec))
     this.#work = this.#ready.then(() => this.#makeOrGrow(spec))
   }
@@ -127,9 +160,11 @@ export class DeclaredDisk {
     return this.#work
   }
 
-  /** Calls off what is being made or grown. */
+  /** Calls off what is being made or grown. The file stays. */
   async close(): Promise<void> {
+    const { directory, files } = this.#options
     this.#stopping.abort()
+    if (files.leave(this.#fileName, this.name)) directory.callOff(this.#fileName)
     await this.#work
   }
 
@@ -139,20 +174,32 @@ export class DeclaredDisk {
    */
   async #prepare(spec: OnDemandDiskSpec): Promise<void> {
     try {
-      if (this.#backend === undefined || spec.mode === 'Temporary' || !(await this.#exists())) {
-        this.#backend = await this.#createBackend(spec)
-      }
+      if (hasFile(spec)) await this.#mark()
+      const isKept = this.#backend !== undefined && hasFile(spec) && (await this.#file()) !== undefined
+      if (!isKept) this.#backend = await this.#createBackend(spec)
       this.#ownProblem = undefined
     } catch (error) {
       this.#failed(error, true)
     }
   }
 
-  async #makeOrGrow(spec: OnDemandDiskSpec): Promise<void> {
-    if (this.#backend === undefined || spec.mode === 'Temporary') return
+  async #mark(): Promise<void> {
+    const { files, log } = this.#options
     try {
-      if (await this.#exists()) await this.#grow(spec)
-      else await this.#make(spec)
+      await files.mark(this.#fileName)
+    } catch (error) {
+      // Until the server ends the file is known without it.
+      const reason = error instanceof Error ? error.message : String(error)
+      log.error({ export: this.name, reason }, 'Declared disk cannot be marked as one')
+    }
+  }
+
+  async #makeOrGrow(spec: OnDemandDiskSpec): Promise<void> {
+    if (this.#ownProblem !== undefined || !hasFile(spec)) return
+    try {
+      const file = await this.#file()
+      if (file === undefined) await this.#make(spec)
+      else if (file.isFile() && Number(file.size) !== spec.size) await this.#grow(spec)
     } catch (error) {
       // What could not be made is tried again by the next client; what may not shrink is not served.
       this.#failed(error, (error as { code?: unknown } | null)?.code === 'EINVAL')
@@ -166,8 +213,9 @@ export class DeclaredDisk {
     this.#options.log.error({ export: this.name, reason }, 'Declared disk is not ready')
   }
 
-  async #exists(): Promise<boolean> {
-    return (await lookUp(`${this.#options.directory.path}/${this.#fileName}`)) !== undefined
+  /** What stands under the disk's name; undefined: nothing yet. */
+  #file() {
+    return lookUp(join(this.#options.directory.path, this.#fileName))
   }
 
   async #make(spec: OnDemandDiskSpec): Promise<void> {
@@ -178,24 +226,52 @@ export class DeclaredDisk {
     log.info({ export: this.name, size: order.size }, 'Disk made')
   }
 
+  async #recipe(spec: OnDemandDiskSpec): Promise<PreparedRecipe> {
+    try {
+      return await prepareRecipe(recipeOf(spec))
+    } catch (error) {
+      if (!(error instanceof RecipeError)) throw error
+      const reason = `${FIELDS[error.option]}: ${error.problem}.`
+      const isNeeded = spec.mode === 'Temporary' || (await this.#file()) === undefined
+      if (isNeeded) throw new Error(reason, { cause: error })
+      return await prepareRecipe(failing(reason))
+    }
+  }
+
   async #createBackend(spec: OnDemandDiskSpec): Promise<LayeredBackend> {
-    const { directory, openArea, commandTimeoutMs, readOnly, log } = this.#options
-    const common = { recipe: await prepareRecipe(recipeOf(spec)), size: spec.size ?? 0, commandTimeoutMs }
-    const backend =
-      spec.mode === 'Temporary'
-        ? createTemporaryBackend({ area: await openArea(), ...common })
-        : createDisksBackend({ directory, fileName: () => this.#fileName, ...common })
+    const { readOnly, log } = this.#options
     const onProblem = (problem: Error) =>
       log.error({ export: this.name, reason: problem.message }, 'The backend broke a rule')
-    return fillIn(backend as Backend, { readOnly, onProblem, limits: { openMs: Number.POSITIVE_INFINITY } })
+    const limits = { openMs: Number.POSITIVE_INFINITY }
+    return fillIn(await this.#innerBackend(spec), { readOnly, onProblem, limits })
+  }
+
+  async #innerBackend(spec: OnDemandDiskSpec): Promise<Backend> {
+    const { directory, openArea, forward, commandTimeoutMs } = this.#options
+    if (spec.upstream !== undefined) return forward(this.name, spec.upstream.uri)
+    const common = { recipe: await this.#recipe(spec), size: spec.size ?? 0, commandTimeoutMs }
+    if (spec.mode === 'Temporary')
+      return createTemporaryBackend({ area: await openArea(), ...common }) as Backend
+    const backend = createDisksBackend({ directory, fileName: () => this.#fileName, ...common }) as Backend
+    return {
+      ...backend,
+      open: async (name, context) => {
+        await this.#growth
+        return await backend.open(name, context)
+      },
+    }
   }
 
   async #grow(spec: OnDemandDiskSpec): Promise<void> {
     // What a command made has whatever size the command gave it.
-    if (spec.command !== undefined || spec.size === undefined) return
+    if (spec.command !== undefined || spec.size === undefined || this.#options.readOnly) return
     const { directory, commandTimeoutMs: timeoutMs, log } = this.#options
-    const order = { size: spec.size, type: spec.filesystem?.type, timeoutMs, signal: this.#stopping.signal }
-    const growth = await growDisk(directory, this.#fileName, order)
+    const { signal } = this.#stopping
+    const order = { size: spec.size, type: spec.filesystem?.type, timeoutMs, signal }
+    const release = await this.#growing.acquire(signal)
+    const growing = growDisk(directory, this.#fileName, order).finally(release)
+    this.#growth = growing.catch(() => {})
+    const growth = await growing
     if (growth === 'none') return
     log.info({ export: this.name, size: spec.size, filesystem: growth === 'filesystem' }, 'Disk grown')
   }

@@ -1,4 +1,5 @@
 /** All disks that manifests declare, as the catalog asks for them. */
+import { Slots } from '../backends/disks/slots.ts'
 import type { DeclaredDisks } from './catalog.ts'
 import { DeclaredDisk, type DeclaredOptions } from './declared-disk.ts'
 import type { ManifestState } from './manifest-set.ts'
@@ -14,9 +15,13 @@ export interface DeclaredDisksControl extends DeclaredDisks {
   close(): Promise<void>
 }
 
+/** Disks that are grown at once; a filesystem that grows is checked, which reads much of it. */
+const MAX_GROWING = 4
+
 /** Makes the control; it knows no disk before the first `update`. */
 export function createDeclaredDisks(options: DeclaredOptions): DeclaredDisksControl {
   const disks = new Map<string, DeclaredDisk>()
+  const growing = new Slots(MAX_GROWING)
   let refused: ManifestState['refused'] = new Map()
   const leaving = new Set<Promise<void>>()
 
@@ -29,6 +34,7 @@ export function createDeclaredDisks(options: DeclaredOptions): DeclaredDisksCont
   return {
     find: name => disks.get(name)?.served,
     problem: name => disks.get(name)?.problem ?? refused.get(name)?.message,
+    owns: fileName => options.files.isOwned(fileName),
     names: () => [...disks.values()].filter(({ problem }) => problem === undefined).map(({ name }) => name),
 
     update(state) {
@@ -38,7 +44,7 @@ export function createDeclaredDisks(options: DeclaredOptions): DeclaredDisksCont
         if (now === undefined || !disk.isOf(now.disk)) drop(disk)
       }
       for (const [name, { disk, invalid }] of state.disks) {
-        const known = disks.get(name) ?? new DeclaredDisk(disk, options)
+        const known = disks.get(name) ?? new DeclaredDisk(disk, options, growing)
         disks.set(name, known)
         known.update(disk, invalid?.message)
       }

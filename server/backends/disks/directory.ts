@@ -83,6 +83,14 @@ export class DiskDirectory {
     await this.#join(this.#creations.get(fileName) ?? this.#begin(fileName, order), signal)
   }
 
+  /** Calls off the making of this disk, for all who wait for it. What is made of the name from now on is made anew. */
+  callOff(fileName: string): void {
+    const creation = this.#creations.get(fileName)
+    if (creation === undefined) return
+    this.#forget(creation)
+    creation.abort.abort()
+  }
+
   #begin(fileName: string, order: ContentOrder): Creation {
     const workshop = this.#workshop
     if (workshop === undefined || this.#closed) throw new CreationAbortedError()
