@@ -50,7 +50,6 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
   const activated = takeActivatedSockets()
   const log = createLog(options.logLevel, 2, process.stderr.isTTY)
   const limitedLog = limitLog(log)
-  const stopped = stopSignal()
   const metrics = new ServerMetrics()
   let readiness: Readiness = 'starting'
   let server: NbdServer | undefined
@@ -64,6 +63,8 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
     disks = await openDisks(options, log, countCreations(metrics), () => server?.enforceAccess())
     const terms = { ...termsOf(options, disks), tls, metrics, log: limitedLog }
     server = await startServer(terms, endpointsOf(options, activated))
+    // Until here a signal ends the process at once, which no step of the start minds.
+    const stopped = stopSignal()
     // Manifests may have changed between the first look and the first client.
     server.enforceAccess()
     for (const uri of server.uris) log.info({ uri }, 'Listening')

@@ -1,12 +1,12 @@
 /** A directory of disks: finds them, lists them, and makes each that is missing once. */
 import { constants } from 'node:fs'
-import { access, mkdir, opendir, realpath } from 'node:fs/promises'
+import { access, opendir, realpath } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type NameRules, parseExportName } from '../../../crds/export-name.ts'
 import type { ContentOrder } from './content.ts'
 import { createDisk, type OnStep, type Workshop } from './create.ts'
 import { CreationAbortedError, codeOf, DirectoryError, TooManyDisksError, toError } from './errors.ts'
-import { lookUp, Records } from './records.ts'
+import { lookUp, makeDirectory, Records } from './records.ts'
 import { openStaging } from './staging.ts'
 import { sweep } from './sweep.ts'
 
@@ -252,7 +252,7 @@ export async function openDiskDirectory(options: DiskDirectoryOptions): Promise<
     return new DiskDirectory(path, records, undefined, options)
   }
   try {
-    await mkdir(hidden, { mode: 0o700, recursive: true })
+    await makeDirectory(hidden)
     if (!(await lookUp(hidden))?.isDirectory()) throw Object.assign(new Error(), { code: 'ENOTDIR' })
     const staging = await openStaging(hidden, {
       ...(maxAtOnce === undefined ? {} : { maxAtOnce }),

@@ -193,3 +193,7 @@ describe('Without the right to create', () => {
     expect(stagingEntries(path)).toEqual([])
   })
 })
+
+test('A directory in which nothing can be made though it exists is refused, not tried for ever', async () => {
+  await expect(openDiskDirectory({ path: '/proc/self', create: true })).rejects.toThrow(/^--dir: .* cannot be used/)
+})

@@ -26,6 +26,16 @@ export async function syncDirectory(path: string): Promise<void> {
   }
 }
 
+/**
+ * Makes a directory unless it is there. Not by `recursive`, which goes on for ever where the file system says ENOENT
+ * though the parent exists, as /proc does.
+ */
+export async function makeDirectory(path: string): Promise<void> {
+  await mkdir(path, { mode: 0o700 }).catch((error: unknown) => {
+    if (codeOf(error) !== 'EEXIST') throw error
+  })
+}
+
 /** lstat; undefined if nothing is there. */
 export async function lookUp(path: string): Promise<BigIntStats | undefined> {
   try {
@@ -97,7 +107,7 @@ export class Records {
   }
 
   async #exclusively<Result>(work: () => Promise<Result>): Promise<Result> {
-    await mkdir(this.#links, { mode: 0o700, recursive: true })
+    await makeDirectory(this.#links)
     const lock = await openDescriptor(join(this.#hidden, 'links.lock'), O_RDWR | O_CREAT | O_NOFOLLOW, 0o600)
     try {
       for (let waited = 0; !lockFile(lock, 'write'); waited += LOCK_RETRY_MS) {
