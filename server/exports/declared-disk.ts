@@ -89,6 +89,8 @@ export class DeclaredDisk {
   #spec: OnDemandDiskSpec | undefined
   #backend: LayeredBackend | undefined
   #manifestProblem: string | undefined
+  /** What this server cannot do of it. */
+  #unsupported: string | undefined
   #ownProblem: string | undefined = 'The disk is being prepared; try again.'
   /** That it can be opened. */
   #ready: Promise<void> = Promise.resolve()
@@ -139,6 +141,8 @@ export class DeclaredDisk {
     const isOurs = !hasFile(spec) || files.claim(this.#fileName, this.name) === this.name
     const conflict = isOurs ? undefined : 'metadata.uid: Another disk has the same.'
     const problem = conflict ?? unsupported(spec, tls)
+    if (problem !== undefined && problem !== this.#unsupported) this.#report(problem)
+    this.#unsupported = problem
     this.#manifestProblem = manifestProblem ?? problem
     if (problem !== undefined) return
     const isPrepared = areMadeAlike(this.#spec, spec)
@@ -210,6 +214,10 @@ export class DeclaredDisk {
     if (this.#stopping.signal.aborted) return
     const reason = error instanceof Error ? error.message : String(error)
     if (isFinal) this.#ownProblem = reason
+    this.#report(reason)
+  }
+
+  #report(reason: string): void {
     this.#options.log.error({ export: this.name, reason }, 'Declared disk is not ready')
   }
 

@@ -258,9 +258,16 @@ describe('A declared disk that cannot be had', () => {
       /^nbds:\/\/localhost\/x is not for us/,
     ],
   ])('for %s is refused with the reason, and disturbs no other', async ([, spec, reason]) => {
-    const { become, disks, names } = await declare()
+    const { become, disks, names, log } = await declare()
     await become({ bad: spec, good: BLANK })
+    await become({ bad: spec, good: { ...BLANK, readOnly: true } })
     expect(disks.problem('bad')).toMatch(reason)
+    expect(log.filter(({ fields }) => fields.export === 'bad')).toEqual([
+      {
+        message: 'Declared disk is not ready',
+        fields: { export: 'bad', reason: expect.stringMatching(reason) },
+      },
+    ])
     expect(disks.names()).toEqual(['good'])
     expect(names()).toEqual(['good'])
     await (await open(disks, 'good')).close()
