@@ -195,5 +195,7 @@ describe('Without the right to create', () => {
 })
 
 test('A directory in which nothing can be made though it exists is refused, not tried for ever', async () => {
-  await expect(openDiskDirectory({ path: '/proc/self', create: true })).rejects.toThrow(/^--dir: .* cannot be used/)
+  await expect(openDiskDirectory({ path: '/proc/self', create: true })).rejects.toThrow(
+    /^--dir: .* cannot be used/,
+  )
 })
