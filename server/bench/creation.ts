@@ -3,7 +3,7 @@
  * case (`truncate` and `mkfs.ext4`) and beside `nbdkit ondemand`. All three take turns, so that they share the
  * machine's moods.
  *
- *     npm run bench:creation [ROUNDS]
+ *     hack/bench creation [ROUNDS]     (or npm run bench:creation)
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -89,31 +89,35 @@ async function server(
   }
 }
 
-async function candidates(folder: string): Promise<Candidate[]> {
+const SCRIPT = 'truncate -s "$1" "$0" && mkfs.ext4 -q -F "$0"'
+
+/** Starts all candidates, each on a directory of its own; those that run already are added even if a later one fails. */
+async function startAll(folder: string, all: Candidate[]): Promise<void> {
   const directory = async (name: string) => mkdtemp(join(folder, `${name}-`))
   const [ours, theirs, bare] = [await directory('ours'), await directory('nbdkit'), await directory('bare')]
   const main = join(import.meta.dirname, '../main.ts')
-  const script = 'truncate -s "$1" "$0" && mkfs.ext4 -q -F "$0"'
-  return [
-    {
-      name: 'truncate + mkfs.ext4',
-      make: round =>
-        timed(() =>
-          finished(spawn('/bin/sh', ['-c', script, join(bare, `disk${round}`), SIZE], { stdio: 'ignore' })),
-        ),
-      stop: async () => undefined,
-    },
+  all.push({
+    name: 'truncate + mkfs.ext4',
+    make: round =>
+      timed(() =>
+        finished(spawn('/bin/sh', ['-c', SCRIPT, join(bare, `disk${round}`), SIZE], { stdio: 'ignore' })),
+      ),
+    stop: async () => undefined,
+  })
+  all.push(
     await server('ondemand-disk', port => [
       process.execPath,
       main,
       'serve',
       ...['--dir', ours, '--size', SIZE, '--listen', `127.0.0.1:${port}`],
     ]),
+  )
+  all.push(
     await server('nbdkit ondemand', port => [
       'nbdkit',
       ...['-f', '-i', '127.0.0.1', '-p', String(port), 'ondemand', `dir=${theirs}`, `size=${SIZE}`],
     ]),
-  ]
+  )
 }
 
 const median = (values: readonly number[]) =>
@@ -122,9 +126,10 @@ const shown = (ms: number) => ms.toFixed(1).padStart(7)
 
 async function run(rounds: number): Promise<boolean> {
   const folder = await mkdtemp(join(tmpdir(), 'ondemand-disk-bench-'))
-  const all = await candidates(folder)
-  const times = all.map((): number[] => [])
+  const all: Candidate[] = []
+  const times: number[][] = [[], [], []]
   try {
+    await startAll(folder, all)
     // The first round warms programs and caches up and does not count.
     for (let round = 0; round <= rounds; round++) {
       for (const [index, candidate] of all.entries()) {
@@ -150,4 +155,6 @@ async function run(rounds: number): Promise<boolean> {
   return ours - bare <= GOAL_MS
 }
 
-process.exitCode = (await run(Number(process.argv[2] ?? 20))) ? 0 : 1
+const rounds = Number(process.argv[2] ?? 20)
+if (!Number.isInteger(rounds) || rounds < 1) throw new RangeError('Give the number of rounds, at least 1.')
+process.exitCode = (await run(rounds)) ? 0 : 1
