@@ -4,9 +4,12 @@ export class InvalidSpecError extends Error {
   readonly code = 'InvalidSpec'
   /** Path of the field: `spec.access.allow[0]`; empty where the object as a whole is wrong. */
   readonly field: string
+  /** What is wrong with it, without its path. */
+  readonly reason: string
 
   constructor(field: string, reason: string, options?: ErrorOptions) {
     super(field === '' ? reason : `${field}: ${reason}`, options)
     this.field = field
+    this.reason = reason
   }
 }

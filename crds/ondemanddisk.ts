@@ -1,14 +1,14 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { NameRules } from './export-name.ts'
 import { InvalidSpecError } from './invalid-spec-error.ts'
+import { API_GROUP_VERSION, type Condition, checkedCopy, type ObjectMeta } from './object.ts'
 import { formatSize } from './quantity.ts'
 import { quote } from './quote.ts'
 import { compileCrdSchema, type ObjectValidator } from './schema.ts'
 import { resolveSpec, type UncheckedSpec } from './spec-checks.ts'
 
-export { InvalidSpecError }
+export { API_GROUP_VERSION, type Condition, InvalidSpecError, type ObjectMeta }
 
-export const API_GROUP_VERSION = 'ondemanddisk.dev/v1alpha1'
 export const ONDEMANDDISK_KIND = 'OnDemandDisk'
 
 /** A disk and how it is served, its defaults filled in, its sizes in bytes. It is itself a valid object. */
@@ -18,18 +18,6 @@ export interface OnDemandDisk {
   readonly metadata: ObjectMeta
   readonly spec: OnDemandDiskSpec
   readonly status?: OnDemandDiskStatus
-}
-
-export interface ObjectMeta {
-  readonly name: string
-  readonly namespace?: string
-  readonly uid?: string
-  readonly generation?: number
-  /** RFC 3339; the object is being deleted. */
-  readonly deletionTimestamp?: string
-  readonly labels?: Readonly<Record<string, string>>
-  readonly annotations?: Readonly<Record<string, string>>
-  readonly [field: string]: unknown
 }
 
 /** The fields are described in `ondemanddisk.yaml`. */
@@ -84,16 +72,8 @@ export interface OnDemandDiskStatus {
   /** Bytes. */
   readonly allocated?: number
   readonly connections?: number
-}
-
-export interface Condition {
-  readonly type: string
-  readonly status: 'True' | 'False' | 'Unknown'
-  readonly observedGeneration?: number
-  /** RFC 3339. */
-  readonly lastTransitionTime: string
-  readonly reason: string
-  readonly message: string
+  /** Addresses of the clients that have them, the first 16. */
+  readonly clients?: readonly string[]
 }
 
 export interface ParseOptions {
@@ -109,32 +89,14 @@ let validator: ObjectValidator | undefined
  * @throws InvalidSpecError for the first bad field
  */
 export function parseOnDemandDisk(object: unknown, { names = 'strict' }: ParseOptions = {}): OnDemandDisk {
-  if (object === null || typeof object !== 'object' || Array.isArray(object)) {
-    throw new InvalidSpecError('', `Give an object of kind ${ONDEMANDDISK_KIND}.`)
-  }
-  requireValue(object, 'apiVersion', API_GROUP_VERSION)
-  requireValue(object, 'kind', ONDEMANDDISK_KIND)
   validator ??= compileCrdSchema(new URL('./ondemanddisk.yaml', import.meta.url))
-  const copy = structuredClone(object)
-  const problem = validator(copy)
-  if (problem) throw new InvalidSpecError(problem.field, problem.reason)
-  const { spec, metadata, ...rest } = copy as UncheckedDisk
+  const { spec, metadata, ...rest } = checkedCopy(object, ONDEMANDDISK_KIND, validator) as UncheckedDisk
   return { ...rest, metadata, spec: resolveSpec(spec, metadata.name, names) }
 }
 
 /** What the schema has let through. */
 interface UncheckedDisk extends Omit<OnDemandDisk, 'spec'> {
   readonly spec: UncheckedSpec
-}
-
-function requireValue(object: object, field: string, wanted: string): void {
-  const value: unknown = (object as Record<string, unknown>)[field]
-  if (value !== wanted) {
-    throw new InvalidSpecError(
-      field,
-      `Give ${wanted}${typeof value === 'string' ? `, not ${quote(value)}` : ''}.`,
-    )
-  }
 }
 
 /**

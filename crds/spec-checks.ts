@@ -2,7 +2,7 @@ import { AccessRuleError, compileAccessRules } from './access-rules.ts'
 import { ExportNameError, type NameRules, parseExportName } from './export-name.ts'
 import { labelProblem } from './filesystem-label.ts'
 import { InvalidSpecError } from './invalid-spec-error.ts'
-import type { FilesystemSpec, LimitsSpec, OnDemandDiskSpec } from './ondemanddisk.ts'
+import type { AccessSpec, FilesystemSpec, LimitsSpec, OnDemandDiskSpec } from './ondemanddisk.ts'
 import { parseQuantity, SizeError } from './quantity.ts'
 import { quote } from './quote.ts'
 import { upstreamUriProblem } from './upstream-uri.ts'
@@ -84,7 +84,11 @@ function checkVariables({ variables = {} }: UncheckedSpec): void {
   }
 }
 
-function checkAccess({ access }: UncheckedSpec): void {
+/**
+ * Checks the access rules of a disk or a pool.
+ * @throws InvalidSpecError
+ */
+export function checkAccess({ access }: { readonly access: Pick<AccessSpec, 'allow' | 'deny'> }): void {
   try {
     compileAccessRules(access)
   } catch (error) {
@@ -113,7 +117,11 @@ function resolveFilesystem({ filesystem, command, upstream }: UncheckedSpec): Fi
   return mkfsOptions?.length ? filesystem : rest
 }
 
-function resolveLimits({
+/**
+ * Limits with their quantities as bytes a second.
+ * @throws InvalidSpecError
+ */
+export function resolveLimits({
   readBytesPerSecond,
   writeBytesPerSecond,
   iops,
@@ -129,7 +137,11 @@ function resolveLimits({
   }
 }
 
-function resolveBytes(field: string, quantity: string | number, allowZero = false): number {
+/**
+ * A quantity as bytes.
+ * @throws InvalidSpecError naming the field
+ */
+export function resolveBytes(field: string, quantity: string | number, allowZero = false): number {
   try {
     return parseQuantity(quantity, { allowZero })
   } catch (error) {
