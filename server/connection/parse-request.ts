@@ -25,6 +25,8 @@ export function parseRequest(buffer: Buffer, at: number, request: Request): void
   request.type = buffer.readUInt16BE(at + REQUEST_TYPE)
   request.cookieHigh = buffer.readUInt32BE(at + REQUEST_COOKIE)
   request.cookieLow = buffer.readUInt32BE(at + REQUEST_COOKIE + 4)
+  request.offsetHigh = buffer.readUInt32BE(at + REQUEST_OFFSET)
+  request.offsetLow = buffer.readUInt32BE(at + REQUEST_OFFSET + 4)
   request.offset = readUInt64(buffer, at + REQUEST_OFFSET)
   request.length = isExtended ? readUInt64(buffer, at + REQUEST_SIZE) : buffer.readUInt32BE(at + REQUEST_SIZE)
 }

@@ -51,6 +51,8 @@ export class Request implements Completion, ReplyHead {
   flags = 0
   cookieHigh = 0
   cookieLow = 0
+  offsetHigh = 0
+  offsetLow = 0
   /** Bytes; inexact above 2^53. */
   offset = 0
   /** Bytes; inexact above 2^53. */
@@ -91,6 +93,8 @@ export class Request implements Completion, ReplyHead {
     this.flags = parsed.flags
     this.cookieHigh = parsed.cookieHigh
     this.cookieLow = parsed.cookieLow
+    this.offsetHigh = parsed.offsetHigh
+    this.offsetLow = parsed.offsetLow
     this.offset = parsed.offset
     this.length = parsed.length
     this.refusal = parsed.refusal

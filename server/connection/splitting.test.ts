@@ -8,7 +8,11 @@ import {
   BLOCK_STATUS,
   CACHE,
   CLIENT_FLAGS,
+  request as compactRequest,
+  write as compactWrite,
   DISC,
+  extendedRequest,
+  extendedWrite,
   FLAG,
   FLUSH,
   GO,
@@ -16,10 +20,8 @@ import {
   metaPayload,
   option,
   READ,
-  request,
   TRIM,
   WRITE_ZEROES,
-  write,
 } from './test-client.ts'
 import { MIB, serve, type TestServer } from './test-server.ts'
 
@@ -35,8 +37,25 @@ const turn = async () => {
   for (let round = 0; round < 2; round++) await new Promise(resolve => setImmediate(resolve))
 }
 
+type Mode = 'simple' | 'structured' | 'extended'
+
+function parseExtended(bytes: Buffer) {
+  let at = bytes.indexOf(Buffer.from('6e8a278c', 'hex'))
+  const handshake = bytes.toString('hex', 0, at)
+  const replies = new Map<bigint, string>()
+  while (at < bytes.length) {
+    const cookie = bytes.readBigUInt64BE(at + 8)
+    const end = at + 32 + Number(bytes.readBigUInt64BE(at + 24))
+    replies.set(cookie, (replies.get(cookie) ?? '') + bytes.toString('hex', at, end))
+    at = end
+  }
+  return { handshake, replies }
+}
+
 /** Replies by cookie, for those of different requests may come in any order; what came before them as it came. */
-function parse(bytes: Buffer, structured: boolean, lengths: ReadonlyMap<bigint, number>) {
+function parse(bytes: Buffer, mode: Mode, lengths: ReadonlyMap<bigint, number>) {
+  if (mode === 'extended') return parseExtended(bytes)
+  const structured = mode === 'structured'
   const start = bytes.indexOf(Buffer.from(structured ? '668e33ef' : '67446698', 'hex'))
   const simple = bytes.indexOf(Buffer.from('67446698', 'hex'))
   let at = simple < 0 ? start : Math.min(start < 0 ? simple : start, simple)
@@ -55,8 +74,13 @@ function parse(bytes: Buffer, structured: boolean, lengths: ReadonlyMap<bigint, 
 }
 
 /** A session from the client's flags to DISC, and how long the data of its READs is. */
-function session(structured: boolean, data: Buffer): { bytes: Buffer; reads: Map<bigint, number> } {
-  const agreed = structured ? [option(8), option(10, metaPayload('disk', 'base:allocation'))] : []
+function session(mode: Mode, data: Buffer): { bytes: Buffer; reads: Map<bigint, number> } {
+  const agreed =
+    mode === 'simple'
+      ? []
+      : [option(mode === 'extended' ? 11 : 8), option(10, metaPayload('disk', 'base:allocation'))]
+  const request = mode === 'extended' ? extendedRequest : compactRequest
+  const write = mode === 'extended' ? extendedWrite : compactWrite
   const length = data.length
   return {
     bytes: Buffer.concat([
@@ -100,21 +124,18 @@ async function exchange(server: TestServer, pieces: readonly Buffer[]): Promise<
 const cut = (bytes: Buffer, ...places: readonly number[]) =>
   [0, ...places].map((place, index) => bytes.subarray(place, places[index]))
 
-describe.each([
-  ['simple', false],
-  ['structured', true],
-])('A session with %s replies', (_, structured) => {
+describe.each(['simple', 'structured', 'extended'] as const)('A session with %s replies', mode => {
   test('split at every byte gets the same answers', async () => {
     const server = await serve({ patience: 5000, path: inMemory() })
     await server.attached('disk').then(client => client.hangUp())
-    const { bytes, reads } = session(structured, randomBytes(40))
+    const { bytes, reads } = session(mode, randomBytes(40))
     await exchange(server, [bytes])
-    const expected = parse(await exchange(server, [bytes]), structured, reads)
+    const expected = parse(await exchange(server, [bytes]), mode, reads)
     expect([...expected.replies.keys()].sort((a, b) => Number(a - b))).toEqual(
       Array.from({ length: 11 }, (_, index) => BigInt(index + 1)),
     )
     for (let place = 1; place < bytes.length; place++) {
-      const answers = parse(await exchange(server, cut(bytes, place)), structured, reads)
+      const answers = parse(await exchange(server, cut(bytes, place)), mode, reads)
       expect(answers, `split at ${place}`).toEqual(expected)
     }
   })
@@ -122,15 +143,15 @@ describe.each([
   test('sent byte by byte gets the same answers', async () => {
     const server = await serve({ patience: 5000, path: inMemory() })
     await server.attached('disk').then(client => client.hangUp())
-    const { bytes, reads } = session(structured, randomBytes(40))
+    const { bytes, reads } = session(mode, randomBytes(40))
     await exchange(server, [bytes])
-    const expected = parse(await exchange(server, [bytes]), structured, reads)
+    const expected = parse(await exchange(server, [bytes]), mode, reads)
     const answers = parse(
       await exchange(
         server,
         [...bytes].map(byte => Buffer.from([byte])),
       ),
-      structured,
+      mode,
       reads,
     )
     expect(answers).toEqual(expected)
@@ -139,15 +160,15 @@ describe.each([
   test('with payloads of several pages, split around pages and sectors, gets the same answers', async () => {
     const server = await serve({ patience: 5000, path: inMemory() })
     await server.attached('disk').then(client => client.hangUp())
-    const { bytes, reads } = session(structured, randomBytes(20_000))
+    const { bytes, reads } = session(mode, randomBytes(20_000))
     await exchange(server, [bytes])
-    const expected = parse(await exchange(server, [bytes]), structured, reads)
-    const header = bytes.indexOf(Buffer.from('25609513', 'hex'))
-    for (let place = header + 28; place < bytes.length; place += 2048) {
+    const expected = parse(await exchange(server, [bytes]), mode, reads)
+    const header = bytes.indexOf(Buffer.from(mode === 'extended' ? '21e41c71' : '25609513', 'hex'))
+    for (let place = header + (mode === 'extended' ? 32 : 28); place < bytes.length; place += 2048) {
       // The payload goes to offset 1000: its pages end at 3096, 7192, ...
       for (const near of [place - 1, place, place + 3096 - 1024, place + 3097 - 1024]) {
         if (near <= 0 || near >= bytes.length) continue
-        const answers = parse(await exchange(server, cut(bytes, near)), structured, reads)
+        const answers = parse(await exchange(server, cut(bytes, near)), mode, reads)
         expect(answers, `split at ${near}`).toEqual(expected)
       }
     }
@@ -158,13 +179,13 @@ test('2000 requests in one segment are all answered', async () => {
   const server = await serve()
   const client = await server.attached()
   const kinds = [
-    (cookie: number) => request(READ, { cookie, length: 512, offset: 512 * (cookie % 2000) }),
-    (cookie: number) => write(Buffer.alloc(512, 1), { cookie, offset: 512 * (cookie % 2000) }),
-    (cookie: number) => request(FLUSH, { cookie }),
-    (cookie: number) => request(TRIM, { cookie, length: 4096, offset: 4096 * (cookie % 200) }),
+    (cookie: number) => compactRequest(READ, { cookie, length: 512, offset: 512 * (cookie % 2000) }),
+    (cookie: number) => compactWrite(Buffer.alloc(512, 1), { cookie, offset: 512 * (cookie % 2000) }),
+    (cookie: number) => compactRequest(FLUSH, { cookie }),
+    (cookie: number) => compactRequest(TRIM, { cookie, length: 4096, offset: 4096 * (cookie % 200) }),
   ]
   const all = Array.from({ length: 2000 }, (_, cookie) => kinds[cookie % kinds.length]?.(cookie) as Buffer)
-  client.send(Buffer.concat([...all, request(DISC)]))
+  client.send(Buffer.concat([...all, compactRequest(DISC)]))
   const answer = await client.rest()
   const cookies = new Set<number>()
   for (let at = 0; at < answer.length; ) {

@@ -198,6 +198,8 @@ export interface Wishes {
   readonly structured?: boolean
   /** The context base:allocation, which needs structured replies. */
   readonly allocation?: boolean
+  /** Extended headers, in place of structured replies. */
+  readonly extended?: boolean
 }
 
 /** Size and flags that INFO_EXPORT told. */
@@ -209,7 +211,8 @@ export interface Announced {
 /** From the greeting to the transmission phase. */
 export async function attach(client: RawClient, name: string, wishes: Wishes = {}): Promise<Announced> {
   await greet(client)
-  if (wishes.structured || wishes.allocation) await ask(client, 8)
+  if (wishes.extended) await ask(client, 11)
+  else if (wishes.structured || wishes.allocation) await ask(client, 8)
   if (wishes.allocation) await ask(client, 10, metaPayload(name, 'base:allocation'))
   const replies = await ask(client, GO, goPayload(name))
   const last = replies.at(-1) as OptionReply
@@ -248,6 +251,29 @@ export function request(type: number, { flags = 0, cookie = 0, offset = 0, lengt
 export const write = (data: Uint8Array, fields: Omit<RequestFields, 'length'> = {}) =>
   Buffer.concat([request(WRITE, { ...fields, length: data.length }), data])
 
+/** The fields of a request with extended header: 64 bits of length. */
+export interface ExtendedFields extends Omit<RequestFields, 'length'> {
+  readonly length?: number | bigint
+}
+
+/** A request with extended header; `length` is that of a payload if the flags say PAYLOAD_LEN. */
+export function extendedRequest(
+  type: number,
+  { flags = 0, cookie = 0, offset = 0, length = 0 }: ExtendedFields = {},
+) {
+  return Buffer.concat([u32(0x21e41c71), u16(flags), u16(type), u64(cookie), u64(offset), u64(length)])
+}
+
+/** A WRITE with extended header and its payload. */
+export const extendedWrite = (
+  data: Uint8Array,
+  { flags = 0, ...fields }: Omit<RequestFields, 'length'> = {},
+) =>
+  Buffer.concat([
+    extendedRequest(WRITE, { ...fields, flags: flags | FLAG.PAYLOAD_LEN, length: data.length }),
+    data,
+  ])
+
 /** A simple reply, without its data. */
 export interface SimpleReply {
   readonly error: number
@@ -261,24 +287,34 @@ export async function takeSimple(client: RawClient): Promise<SimpleReply> {
   return { error: head.readUInt32BE(4), cookie: head.readBigUInt64BE(8) }
 }
 
-/** A chunk of a structured reply. */
+/** A chunk of a structured or extended reply. */
 export interface Chunk {
   readonly done: boolean
   readonly type: number
   readonly cookie: bigint
+  /** Of an extended reply only: the offset of the request. */
+  readonly offset?: bigint
   readonly payload: Buffer
 }
 
-/** Takes one chunk. */
+/** Takes one chunk, structured or extended. */
 export async function takeChunk(client: RawClient): Promise<Chunk> {
   const head = await client.take(20)
-  if (head.readUInt32BE(0) !== 0x668e33ef) throw new Error(`This is no chunk: ${head.toString('hex')}`)
-  const payload = await client.take(head.readUInt32BE(16))
-  return {
+  const common = {
     done: (head.readUInt16BE(4) & 1) === 1,
     type: head.readUInt16BE(6),
     cookie: head.readBigUInt64BE(8),
-    payload,
+  }
+  switch (head.readUInt32BE(0)) {
+    case 0x668e33ef:
+      return { ...common, payload: await client.take(head.readUInt32BE(16)) }
+    case 0x6e8a278c: {
+      const rest = await client.take(12)
+      const offset = Buffer.concat([head.subarray(16), rest.subarray(0, 4)]).readBigUInt64BE(0)
+      return { ...common, offset, payload: await client.take(Number(rest.readBigUInt64BE(4))) }
+    }
+    default:
+      throw new Error(`This is no chunk: ${head.toString('hex')}`)
   }
 }
 
@@ -293,8 +329,9 @@ export async function takeStructured(client: RawClient): Promise<Chunk[]> {
 export async function takeError(client: RawClient): Promise<number> {
   const magic = (await client.take(4)).readUInt32BE(0)
   if (magic === 0x67446698) return (await client.take(12)).readUInt32BE(0)
-  const head = await client.take(16)
-  const payload = await client.take(head.readUInt32BE(12))
+  const isExtended = magic === 0x6e8a278c
+  const head = await client.take(isExtended ? 28 : 16)
+  const payload = await client.take(isExtended ? Number(head.readBigUInt64BE(20)) : head.readUInt32BE(12))
   if ((head.readUInt16BE(0) & 1) === 0) throw new Error('This reply has more chunks.')
   return head.readUInt16BE(2) === 0x8001 ? payload.readUInt32BE(0) : 0
 }

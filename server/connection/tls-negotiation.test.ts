@@ -9,6 +9,7 @@ import {
   BLOCK_STATUS,
   ERR,
   errorOf,
+  FLUSH,
   GO,
   goPayload,
   greet,
@@ -44,6 +45,7 @@ const LIST = 3
 const STRUCTURED_REPLY = 8
 const LIST_META_CONTEXT = 9
 const SET_META_CONTEXT = 10
+const EXTENDED_HEADERS = 11
 
 /** The server's error to an option, if any. */
 const errorTo = async (client: RawClient, type: number, payload?: Uint8Array) =>
@@ -137,6 +139,17 @@ describe('What was agreed on before STARTTLS', () => {
     expect(await errorTo(secure, GO, goPayload('alice'))).toBeUndefined()
     // A simple reply: after STRUCTURED_REPLY it would be a structured one.
     expect(await readSimple(secure, 0, 512)).toEqual(Buffer.alloc(512))
+  })
+
+  test('extended headers are forgotten (CVE-2021-3716)', async () => {
+    const server = await serveTls()
+    const client = await server.greeted()
+    expect(await errorTo(client, EXTENDED_HEADERS)).toBeUndefined()
+    const secure = await startTls(client)
+    // After EXTENDED_HEADERS it would be EXT_HEADER_REQD, and EXPORT_NAME would be forbidden.
+    expect(await errorTo(secure, STRUCTURED_REPLY)).toBeUndefined()
+    expect(await errorTo(secure, GO, goPayload('alice'))).toBeUndefined()
+    expect(await errorOf(secure, request(FLUSH))).toBe(0)
   })
 
   test('metadata contexts are forgotten (CVE-2021-3716)', async () => {

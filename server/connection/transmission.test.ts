@@ -8,14 +8,17 @@ import {
   BLOCK_STATUS,
   CACHE,
   type Chunk,
+  request as compactRequest,
+  write as compactWrite,
   DISC,
   errorOf,
+  extendedRequest,
+  extendedWrite,
   FLAG,
   FLUSH,
   type RawClient,
   READ,
   readSimple,
-  request,
   TRIM,
   takeChunk,
   takeError,
@@ -24,26 +27,31 @@ import {
   u64,
   WRITE,
   WRITE_ZEROES,
-  write,
 } from './test-client.ts'
 import { allGone, MIB, serve } from './test-server.ts'
 
 const [OK, EPERM, EINVAL, ENOSPC] = [0, 1, 22, 28]
 const STRUCTURED = { structured: true, allocation: true }
+const EXTENDED = { extended: true, allocation: true }
 const MODES = [
   ['simple replies', {}],
   ['structured replies', STRUCTURED],
+  ['extended headers', EXTENDED],
 ] as const
 
-/** Reads and puts the reply together, whatever form it has. */
-async function read(client: RawClient, structured: boolean, offset: number, length: number): Promise<Buffer> {
-  if (!structured) return readSimple(client, offset, length)
-  client.send(request(READ, { offset, length }))
-  return assemble(await takeStructured(client), offset, length)
-}
-
 describe.each(MODES)('With %s', (_, wishes) => {
-  const structured = 'structured' in wishes
+  const isExtended = 'extended' in wishes
+  const isSimple = !('allocation' in wishes)
+  const request = isExtended ? extendedRequest : compactRequest
+  const write = isExtended ? extendedWrite : compactWrite
+  /** Bytes of a reply that says nothing but success. */
+  const replyLength = isExtended ? 32 : 16
+
+  async function read(client: RawClient, offset: number, length: number): Promise<Buffer> {
+    if (isSimple) return readSimple(client, offset, length)
+    client.send(request(READ, { offset, length }))
+    return assemble(await takeStructured(client), offset, length)
+  }
 
   test('what was written is read, also at odd places and to the last byte', async () => {
     const server = await serve()
@@ -60,9 +68,9 @@ describe.each(MODES)('With %s', (_, wishes) => {
       const data = randomBytes(length)
       data.copy(model, offset)
       expect(await errorOf(client, write(data, { offset }))).toBe(OK)
-      expect((await read(client, structured, offset, length)).equals(data)).toBe(true)
+      expect((await read(client, offset, length)).equals(data)).toBe(true)
     }
-    expect((await read(client, structured, 0, MIB)).equals(model)).toBe(true)
+    expect((await read(client, 0, MIB)).equals(model)).toBe(true)
     expect(readFileSync(join(server.path, 'disk')).equals(model)).toBe(true)
   })
 
@@ -70,7 +78,7 @@ describe.each(MODES)('With %s', (_, wishes) => {
     const client = await (await serve()).attached('disk', wishes)
     for (const cookie of [0n, 1n, 2n ** 32n, 2n ** 63n, 2n ** 64n - 1n, 0x0102_0304_0506_0708n]) {
       client.send(request(FLUSH, { cookie }))
-      const bytes = await client.take(16)
+      const bytes = await client.take(replyLength)
       expect(bytes.readBigUInt64BE(8)).toBe(cookie)
     }
   })
@@ -94,26 +102,37 @@ describe.each(MODES)('With %s', (_, wishes) => {
     ] as const) {
       expect(await errorOf(client, request(type, { offset, length }))).toBe(expected)
     }
-    expect((await read(client, structured, 0, 4)).equals(Buffer.alloc(4))).toBe(true)
+    expect((await read(client, 0, 4)).equals(Buffer.alloc(4))).toBe(true)
   })
 
-  test.each<
-    [what: string, header: { offset?: number | bigint; flags?: number }, length: number, error: number]
-  >([
+  const FAILED_WRITES: readonly [
+    what: string,
+    header: { offset?: number | bigint; flags?: number },
+    length: number,
+    error: number,
+  ][] = [
     ['past the end', { offset: MIB - 1 }, 2, ENOSPC],
     ['far past the end', { offset: 2n ** 64n - 1n }, 100_000, ENOSPC],
     ['with an unknown flag', { flags: 0x8000 }, 512, EINVAL],
-    ['with a flag of extended headers', { flags: FLAG.PAYLOAD_LEN }, 512, EINVAL],
     ['with a flag of another command', { flags: FLAG.NO_HOLE }, 512, EINVAL],
+  ]
+  // Both have another meaning with extended headers (extended.test.ts).
+  const COMPACT_ONLY: typeof FAILED_WRITES = [
+    ['with a flag of extended headers', { flags: FLAG.PAYLOAD_LEN }, 512, EINVAL],
     ['of more than 32 MiB', {}, 33 * MIB, ENOSPC],
-  ])('a WRITE %s fails, and its payload is drained', async (_what, header, length, error) => {
-    const server = await serve()
-    const client = await server.attached('disk', wishes)
-    client.send(request(WRITE, { ...header, length }), randomBytes(length), request(FLUSH, { cookie: 9 }))
-    expect(await takeError(client)).toBe(error)
-    expect((await client.take(16)).readBigUInt64BE(8)).toBe(9n)
-    expect(readFileSync(join(server.path, 'disk')).equals(Buffer.alloc(MIB))).toBe(true)
-  })
+  ]
+  test.each(isExtended ? FAILED_WRITES : [...FAILED_WRITES, ...COMPACT_ONLY])(
+    'a WRITE %s fails, and its payload is drained',
+    async (_what, { flags = 0, offset = 0 }, length, error) => {
+      const server = await serve()
+      const client = await server.attached('disk', wishes)
+      const header = { offset, flags: isExtended ? flags | FLAG.PAYLOAD_LEN : flags, length }
+      client.send(request(WRITE, header), randomBytes(length), request(FLUSH, { cookie: 9 }))
+      expect(await takeError(client)).toBe(error)
+      expect((await client.take(16)).readBigUInt64BE(8)).toBe(9n)
+      expect(readFileSync(join(server.path, 'disk')).equals(Buffer.alloc(MIB))).toBe(true)
+    },
+  )
 
   test('a command that is none fails', async () => {
     const client = await (await serve()).attached('disk', wishes)
@@ -128,7 +147,7 @@ describe.each(MODES)('With %s', (_, wishes) => {
       for (const flags of [0, FLAG.FUA]) expect(await errorOf(client, request(type, { flags }))).toBe(OK)
     }
     expect(await errorOf(client, request(BLOCK_STATUS))).toBe(EINVAL)
-    expect((await read(client, structured, 0, 4)).equals(Buffer.alloc(4))).toBe(true)
+    expect((await read(client, 0, 4)).equals(Buffer.alloc(4))).toBe(true)
   })
 
   test('FUA is accepted on every command', async () => {
@@ -138,7 +157,7 @@ describe.each(MODES)('With %s', (_, wishes) => {
     }
     expect(await errorOf(client, write(Buffer.alloc(5000, 1), { flags: FLAG.FUA }))).toBe(OK)
     client.send(request(READ, { flags: FLAG.FUA, length: 8 }))
-    if (structured) expect(assemble(await takeStructured(client), 0, 8)).toEqual(Buffer.alloc(8, 1))
+    if (!isSimple) expect(assemble(await takeStructured(client), 0, 8)).toEqual(Buffer.alloc(8, 1))
     else expect([(await takeSimple(client)).error, await client.take(8)]).toEqual([OK, Buffer.alloc(8, 1)])
   })
 
@@ -152,7 +171,7 @@ describe.each(MODES)('With %s', (_, wishes) => {
       expect(await errorOf(client, request(type, { length: 4096 }))).toBe(EPERM)
     }
     for (const type of [FLUSH, CACHE]) expect(await errorOf(client, request(type, { length: 4096 }))).toBe(OK)
-    expect((await read(client, structured, 0, 8192)).toString()).toBe('x'.repeat(8192))
+    expect((await read(client, 0, 8192)).toString()).toBe('x'.repeat(8192))
     expect(readFileSync(path, 'utf8')).toBe('x'.repeat(8192))
   })
 
@@ -168,7 +187,7 @@ describe.each(MODES)('With %s', (_, wishes) => {
     ] as const) {
       expect(await errorOf(client, request(type, { flags, offset: 1, length: 0xffff_ffff }))).toBe(OK)
     }
-    expect((await read(client, structured, 2 ** 32 - 100, 100)).equals(Buffer.alloc(100))).toBe(true)
+    expect((await read(client, 2 ** 32 - 100, 100)).equals(Buffer.alloc(100))).toBe(true)
     expect(statSync(join(server.path, 'disk')).blocks * 512).toBeLessThan(MIB)
   })
 
@@ -178,7 +197,7 @@ describe.each(MODES)('With %s', (_, wishes) => {
     const data = randomBytes(32 * MIB)
     data.fill(0, 5 * MIB, 9 * MIB)
     expect(await errorOf(client, write(data, { offset: 123, flags: FLAG.FUA }))).toBe(OK)
-    expect((await read(client, structured, 123, 32 * MIB)).equals(data)).toBe(true)
+    expect((await read(client, 123, 32 * MIB)).equals(data)).toBe(true)
     expect(await errorOf(client, request(READ, { length: 32 * MIB + 1 }))).toBe(EINVAL)
   })
 
@@ -187,7 +206,7 @@ describe.each(MODES)('With %s', (_, wishes) => {
     const client = await server.attached('disk', wishes)
     const requests = [write(Buffer.alloc(100_000, 7), { flags: FLAG.FUA }), request(FLUSH), request(FLUSH)]
     client.send(Buffer.concat([...requests, request(DISC), request(FLUSH)]))
-    expect(await client.rest()).toHaveLength(3 * 16)
+    expect(await client.rest()).toHaveLength(3 * replyLength)
     client.hangUp()
     await allGone(server)
     expect(
@@ -200,7 +219,7 @@ describe.each(MODES)('With %s', (_, wishes) => {
     const client = await server.attached('disk', wishes)
     for (let count = 0; count < 100; count++) client.send(write(Buffer.alloc(5000), { flags: FLAG.FUA }))
     client.hangUp()
-    expect(await client.rest()).toHaveLength(100 * 16)
+    expect(await client.rest()).toHaveLength(100 * replyLength)
     await allGone(server)
   })
 })
@@ -218,9 +237,9 @@ describe('WRITE_ZEROES and TRIM', () => {
       [WRITE_ZEROES, FLAG.NO_HOLE | FLAG.FAST_ZERO | FLAG.FUA, Number.POSITIVE_INFINITY],
       [TRIM, 0, 2 * MIB],
     ] as const) {
-      expect(await errorOf(client, write(data, { flags: FLAG.FUA }))).toBe(OK)
+      expect(await errorOf(client, compactWrite(data, { flags: FLAG.FUA }))).toBe(OK)
       const range = { flags, offset: MIB + 100, length: 6 * MIB }
-      expect(await errorOf(client, request(type, range))).toBe(OK)
+      expect(await errorOf(client, compactRequest(type, range))).toBe(OK)
       data.fill(0, MIB + 100, 7 * MIB + 100)
       expect((await readSimple(client, 0, 8 * MIB)).equals(data)).toBe(true)
       data.fill(1)
@@ -231,8 +250,11 @@ describe('WRITE_ZEROES and TRIM', () => {
 })
 
 describe('A structured READ', () => {
-  const chunksOf = async (client: RawClient, fields: Parameters<typeof request>[1]): Promise<Chunk[]> => {
-    client.send(request(READ, { cookie: 0x55n, ...fields }))
+  const chunksOf = async (
+    client: RawClient,
+    fields: Parameters<typeof compactRequest>[1],
+  ): Promise<Chunk[]> => {
+    client.send(compactRequest(READ, { cookie: 0x55n, ...fields }))
     const chunks = await takeStructured(client)
     expect(chunks.every(({ cookie }) => cookie === 0x55n)).toBe(true)
     return chunks
@@ -240,7 +262,7 @@ describe('A structured READ', () => {
 
   test('of a hole is a hole, of data is data, and the last chunk says DONE', async () => {
     const client = await (await serve()).attached('disk', STRUCTURED)
-    await errorOf(client, write(Buffer.alloc(65_536, 1), { offset: 131_072 }))
+    await errorOf(client, compactWrite(Buffer.alloc(65_536, 1), { offset: 131_072 }))
     const chunks = await chunksOf(client, { length: MIB })
     expect(chunks.map(({ type }) => type)).toEqual([2, 1, 2])
     expect(chunks.map(({ done }) => done)).toEqual([false, false, true])
@@ -282,13 +304,13 @@ describe('A structured READ', () => {
 
   test('without structured replies may not say DF', async () => {
     const client = await (await serve()).attached()
-    expect(await errorOf(client, request(READ, { flags: FLAG.DF, length: 1 }))).toBe(EINVAL)
+    expect(await errorOf(client, compactRequest(READ, { flags: FLAG.DF, length: 1 }))).toBe(EINVAL)
   })
 })
 
 describe('BLOCK_STATUS', () => {
-  const extents = async (client: RawClient, fields: Parameters<typeof request>[1]) => {
-    client.send(request(BLOCK_STATUS, fields))
+  const extents = async (client: RawClient, fields: Parameters<typeof compactRequest>[1]) => {
+    client.send(compactRequest(BLOCK_STATUS, fields))
     const chunk = await takeChunk(client)
     expect(chunk).toMatchObject({ type: 5, done: true })
     const { payload } = chunk
@@ -300,7 +322,7 @@ describe('BLOCK_STATUS', () => {
 
   test('tells holes and data of the file', async () => {
     const client = await (await serve()).attached('disk', STRUCTURED)
-    await errorOf(client, write(Buffer.alloc(65_536, 1), { offset: 131_072, flags: FLAG.FUA }))
+    await errorOf(client, compactWrite(Buffer.alloc(65_536, 1), { offset: 131_072, flags: FLAG.FUA }))
     expect(await extents(client, { length: MIB })).toEqual([
       [131_072, 3],
       [65_536, 0],
@@ -325,7 +347,8 @@ describe('BLOCK_STATUS', () => {
   test('of a very fragmented file is bounded', async () => {
     const server = await serve({ size: 64 * MIB })
     const client = await server.attached('disk', STRUCTURED)
-    for (let at = 0; at < 64 * MIB; at += 32_768) client.send(write(Buffer.alloc(4096, 1), { offset: at }))
+    for (let at = 0; at < 64 * MIB; at += 32_768)
+      client.send(compactWrite(Buffer.alloc(4096, 1), { offset: at }))
     for (let at = 0; at < 64 * MIB; at += 32_768) await takeError(client)
     const told = await extents(client, { length: 64 * MIB })
     expect(told.length).toBeGreaterThan(100)

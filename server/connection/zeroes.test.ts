@@ -6,7 +6,13 @@ import { writeDataAndHoles } from './zeroes.ts'
 
 const HEADER = 28
 const GUARD = 0xee
-const HEAD = { framing: FRAMING.STRUCTURED, cookieHigh: 0x11121314, cookieLow: 0x15161718, offset: 0 }
+const HEAD = {
+  framing: FRAMING.STRUCTURED,
+  cookieHigh: 0x11121314,
+  cookieLow: 0x15161718,
+  offsetHigh: 0,
+  offsetLow: 0,
+}
 
 /** Writes the chunks of some data, checks that nothing behind the data was touched, and takes them apart. */
 function chunksOf(data: Buffer, done: boolean, offset: number, at: number): Chunk[] {

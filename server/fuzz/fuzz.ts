@@ -30,10 +30,19 @@ const MIN_SAMPLES = 40
 /** Growth from the second quarter of the samples to the last that is put down to chance, in bytes. */
 const GROWTH = 48 * 2 ** 20
 
+/** The first bytes of each kind of reply, from the protocol's text. */
+const REPLY_MAGICS = {
+  simple: Buffer.from('67446698', 'hex'),
+  structured: Buffer.from('668e33ef', 'hex'),
+  extended: Buffer.from('6e8a278c', 'hex'),
+}
+
 /** What a run found. */
 export interface FuzzResult {
   readonly streams: number
   readonly honestRounds: number
+  /** How many of the hostile clients got as far as a reply to a request, by the kind of reply. */
+  readonly deep: Readonly<Record<keyof typeof REPLY_MAGICS, number>>
   /** Resident memory of the server in bytes: the medians of the second and of the last quarter of the time. */
   readonly memory: readonly [number, number]
 }
@@ -70,20 +79,29 @@ async function startTarget(directory: string): Promise<Target> {
   return { process: child, port, output: () => lines.join('\n') }
 }
 
-/** Plays one stream to its end. */
-async function play(stream: Stream, port: number): Promise<void> {
+/** Plays one stream to its end, and tells the kind of reply that its requests got, if any. */
+async function play(stream: Stream, port: number): Promise<keyof typeof REPLY_MAGICS | undefined> {
   const socket = connect(port, '127.0.0.1')
   socket.on('error', () => undefined)
   const closed = new Promise<void>(resolve => socket.once('close', () => resolve()))
-  if (stream.reads) socket.resume()
+  let reply: keyof typeof REPLY_MAGICS | undefined
+  if (stream.reads) {
+    socket.on('data', (chunk: Buffer) => {
+      for (const [kind, magic] of Object.entries(REPLY_MAGICS)) {
+        if (reply === undefined && chunk.includes(magic)) reply = kind as keyof typeof REPLY_MAGICS
+      }
+    })
+  }
   for (const piece of stream.pieces) {
     if (socket.destroyed) break
     if (!socket.write(piece)) await Promise.race([drained(socket), closed, sleep(PATIENCE_MS)])
   }
+  if (stream.lingers > 0) await Promise.race([closed, sleep(stream.lingers)])
   if (stream.leaves === 'reset') socket.resetAndDestroy()
   else if (stream.leaves === 'end') socket.end()
   await Promise.race([closed, sleep(PATIENCE_MS)])
   socket.destroy()
+  return reply
 }
 
 const drained = (socket: Socket) => new Promise<void>(resolve => socket.once('drain', () => resolve()))
@@ -122,12 +140,14 @@ export async function fuzz(seconds: number, seed: number): Promise<FuzzResult> {
   const pid = target.process.pid as number
   let streams = 0
   let honestRounds = 0
+  const deep = { simple: 0, structured: 0, extended: 0 }
   const memory: number[] = []
   const isOver = (until: number) => performance.now() >= until || target.process.exitCode !== null
   const attack = async (until: number) => {
     while (!isOver(until)) {
       const number = streams++
-      await play(streamOf(seed + number, DISK_SIZE), target.port)
+      const reply = await play(streamOf(seed + number, DISK_SIZE), target.port)
+      if (reply !== undefined) deep[reply]++
     }
   }
   const behave = async (until: number) => {
@@ -155,7 +175,7 @@ export async function fuzz(seconds: number, seed: number): Promise<FuzzResult> {
     if (memory.length >= MIN_SAMPLES && late > early + GROWTH) {
       throw new Error(`Memory grew from ${early} to ${late} bytes.`)
     }
-    return { streams, honestRounds, memory: [early, late] }
+    return { streams, honestRounds, deep, memory: [early, late] }
   } catch (error) {
     throw new Error(`Seed ${seed}, about stream ${streams}: ${String(error)}\n${target.output()}`, {
       cause: error,
@@ -170,9 +190,10 @@ if (import.meta.main) {
   const seconds = Number(process.argv[2] ?? 600)
   const seed = Number(process.argv[3] ?? Date.now() % 2 ** 31)
   process.stdout.write(`Fuzzing for ${seconds} s with seed ${seed}.\n`)
-  const { streams, honestRounds, memory } = await fuzz(seconds, seed)
+  const { streams, honestRounds, deep, memory } = await fuzz(seconds, seed)
   const mib = memory.map(bytes => `${Math.round(bytes / 2 ** 20)} MiB`).join(' to ')
   process.stdout.write(
-    `${streams} hostile clients, ${honestRounds} honest rounds, memory ${mib}: all well.\n`,
+    `${streams} hostile clients (answered: ${deep.simple} simple, ${deep.structured} structured, ${deep.extended} extended), ` +
+      `${honestRounds} honest rounds, memory ${mib}: all well.\n`,
   )
 }

@@ -9,13 +9,15 @@ import { type Random, seededRandom } from './random.ts'
 export interface Stream {
   /** What it sends, piece by piece. */
   readonly pieces: readonly Buffer[]
+  /** How long it stays when it has sent everything, in ms. */
+  readonly lingers: number
   /** How it leaves: by FIN, by RST, or only when the server hangs up (or after a while). */
   readonly leaves: 'end' | 'reset' | 'waits'
   /** It reads what it is sent. */
   readonly reads: boolean
 }
 
-/** Names of the disks that are asked for; few, so that they are fought over. */
+/** Names of disks that are asked for; few, so that they are fought over. */
 const NAMES = ['', 'a', 'b', 'default', 'x'.repeat(255)] as const
 const BAD_NAMES = [
   '..',
@@ -30,10 +32,10 @@ const BAD_NAMES = [
 const OPTIONS = [...Object.values(OPT), 4, 99, 0, 0xffffffff] as const
 const COMMANDS = [...Object.values(CMD), 8, 9, 0xffff] as const
 
-function uint(value: number, bytes: number): Buffer {
+function uint(value: number | bigint, bytes: number): Buffer {
   const buffer = Buffer.alloc(bytes)
-  if (bytes === 8) buffer.writeBigUInt64BE(BigInt.asUintN(64, BigInt(value)))
-  else buffer.writeUIntBE(value % 2 ** (8 * bytes), 0, bytes)
+  if (bytes === 8) buffer.writeBigUInt64BE(BigInt(value))
+  else buffer.writeUIntBE(Number(value) % 2 ** (8 * bytes), 0, bytes)
   return buffer
 }
 
@@ -78,39 +80,61 @@ function option(random: Random, code: number): Buffer {
   return Buffer.concat([magic, uint(code, 4), uint(length(random, payload.length), 4), payload])
 }
 
-function go(random: Random): Buffer {
-  const target = Buffer.from(random.pick(NAMES))
-  return Buffer.concat([
-    uint(0x49484156, 4),
-    uint(0x454f5054, 4),
-    uint(OPT.GO, 4),
-    uint(target.length + 6, 4),
-    uint(target.length, 4),
-    target,
-    uint(0, 2),
-  ])
+/** An option in which nothing is wrong. */
+const goodOption = (code: number, ...payload: readonly Buffer[]): Buffer => {
+  const whole = Buffer.concat(payload)
+  return Buffer.concat([Buffer.from('IHAVEOPT'), uint(code, 4), uint(whole.length, 4), whole])
+}
+
+const goodString = (text: string): Buffer => {
+  const bytes = Buffer.from(text)
+  return Buffer.concat([uint(bytes.length, 4), bytes])
+}
+
+const go = (target: string): Buffer => goodOption(OPT.GO, goodString(target), uint(0, 2))
+
+/** A handshake in which nothing is wrong, for a disk that hardly anybody else asks for. */
+function goodHandshake(random: Random, extended: boolean): Buffer {
+  const target = `own-${random.below(64)}`
+  const parts = [uint(3, 4)]
+  if (extended || random.oneIn(2))
+    parts.push(goodOption(extended ? OPT.EXTENDED_HEADERS : OPT.STRUCTURED_REPLY))
+  if (random.oneIn(2)) {
+    parts.push(
+      goodOption(OPT.SET_META_CONTEXT, goodString(target), uint(1, 4), goodString('base:allocation')),
+    )
+  }
+  return Buffer.concat([...parts, go(target)])
+}
+
+function hostileHandshake(random: Random, extended: boolean): Buffer {
+  const parts = [random.oneIn(20) ? random.bytes(4) : uint(random.pick([0, 1, 2, 3]), 4)]
+  if (random.oneIn(30)) parts.push(random.bytes(random.below(200_000)))
+  for (let count = random.below(8); count > 0; count--) {
+    parts.push(option(random, random.pick(OPTIONS as unknown as readonly [number, ...number[]])))
+  }
+  if (random.oneIn(4)) return Buffer.concat(parts)
+  if (extended || random.oneIn(2))
+    parts.push(option(random, extended ? OPT.EXTENDED_HEADERS : OPT.STRUCTURED_REPLY))
+  if (random.oneIn(2)) parts.push(option(random, OPT.SET_META_CONTEXT))
+  return Buffer.concat([...parts, go(random.pick(NAMES))])
 }
 
 const KIB = 1024
 const MIB = KIB * KIB
 
 function request(random: Random, diskSize: number, extended: boolean): Buffer {
-  const type = random.pick(COMMANDS as unknown as readonly [number, ...number[]])
+  const picked = random.pick(COMMANDS as unknown as readonly [number, ...number[]])
+  // What comes behind DISC is not looked at.
+  const type = picked === CMD.DISC && !random.oneIn(5) ? CMD.READ : picked
   const flags = random.oneIn(4) ? random.below(0x10000) : random.pick([0, 1, 2, 4, 8, 16, 32])
-  const size = random.pick([
-    0,
-    1,
-    511,
-    512,
-    4096,
-    4097,
-    64 * KIB,
-    MIB,
-    MIB + 1,
-    3 * MIB,
-    32 * MIB + 1,
-    0xffffffff,
-  ])
+  const hasPayload = type === CMD.WRITE || (extended && (flags & 32) !== 0)
+  const sizes = [0, 1, 511, 512, 4096, 4097, 64 * KIB] as const
+  // A payload that is not sent in full swallows the requests behind it.
+  const size =
+    hasPayload && !random.oneIn(20)
+      ? random.pick(sizes)
+      : random.pick([...sizes, MIB, MIB + 1, 3 * MIB, 32 * MIB + 1, 0xffffffff])
   const around = random.pick([
     0,
     1,
@@ -121,14 +145,17 @@ function request(random: Random, diskSize: number, extended: boolean): Buffer {
     diskSize,
     diskSize + 1,
     2 ** 53,
-    2 ** 64,
+    2 ** 63,
+    // Not as a number: that would be another one.
+    2n ** 64n - 1n,
   ])
-  const magic = random.oneIn(80) ? random.below(2 ** 32) : extended ? EXTENDED_REQUEST_MAGIC : REQUEST_MAGIC
+  const magic = random.oneIn(200) ? random.below(2 ** 32) : extended ? EXTENDED_REQUEST_MAGIC : REQUEST_MAGIC
   const header = [uint(magic, 4), uint(flags, 2), uint(type, 2), random.bytes(8), uint(around, 8)]
-  const announced = extended ? uint(random.oneIn(20) ? 2 ** 63 : size, 8) : uint(size, 4)
-  const hasPayload = type === CMD.WRITE || (extended && (flags & 32) !== 0)
+  const announced = extended
+    ? uint(random.oneIn(hasPayload ? 60 : 20) ? random.pick([2n ** 63n, 2n ** 64n - 1n]) : size, 8)
+    : uint(size, 4)
   const payload = hasPayload
-    ? Buffer.alloc(Math.min(random.oneIn(8) ? random.below(size + 1) : size, 256 * KIB), 0x5a)
+    ? Buffer.alloc(Math.min(random.oneIn(40) ? random.below(size + 1) : size, 256 * KIB), 0x5a)
     : Buffer.alloc(0)
   return Buffer.concat([...header, announced, payload])
 }
@@ -150,19 +177,11 @@ function cut(random: Random, bytes: Buffer): Buffer[] {
 /** The stream of a seed, for a server whose disks have this size in bytes. */
 export function streamOf(seed: number, diskSize: number): Stream {
   const random = seededRandom(seed)
-  const parts = [random.oneIn(20) ? random.bytes(4) : uint(random.pick([0, 1, 2, 3]), 4)]
-  if (random.oneIn(30)) parts.push(random.bytes(random.below(200_000)))
   const extended = random.oneIn(3)
-  for (let count = random.below(8); count > 0; count--) {
-    parts.push(option(random, random.pick(OPTIONS as unknown as readonly [number, ...number[]])))
-  }
-  if (!random.oneIn(4)) {
-    if (extended || random.oneIn(2))
-      parts.push(option(random, extended ? OPT.EXTENDED_HEADERS : OPT.STRUCTURED_REPLY))
-    if (random.oneIn(2)) parts.push(option(random, OPT.SET_META_CONTEXT))
-    parts.push(go(random))
-    for (let count = random.below(30); count > 0; count--) parts.push(request(random, diskSize, extended))
-  }
+  // Half of them go straight to where requests are parsed; few would get there with mistakes on the way.
+  const parts = [(random.oneIn(2) ? goodHandshake : hostileHandshake)(random, extended)]
+  for (let count = random.below(30); count > 0; count--) parts.push(request(random, diskSize, extended))
   const leaves = random.pick(['end', 'reset', 'waits'] as const)
-  return { pieces: cut(random, Buffer.concat(parts)), leaves, reads: !random.oneIn(4) }
+  const lingers = random.pick([0, 0, 30, 200])
+  return { pieces: cut(random, Buffer.concat(parts)), lingers, leaves, reads: !random.oneIn(4) }
 }

@@ -33,13 +33,13 @@ function written(write: (buffer: Buffer, at: number) => number): string {
 
 const hex = (text: string) => text.replaceAll(' ', '')
 const OFFSET = 0x0001_2233_4455_66
-const REQUEST_OFFSET_VALUE = 0x1a_1b1c_1d1e_1f
 
 const head = (cookieHigh: number, cookieLow: number, framing: number = FRAMING.STRUCTURED) => ({
   framing,
   cookieHigh,
   cookieLow,
-  offset: REQUEST_OFFSET_VALUE,
+  offsetHigh: 0xf8191a1b,
+  offsetLow: 0xfc1d1e1f,
 })
 
 describe('Replies as the protocol lays them out', () => {
@@ -97,7 +97,7 @@ describe('Extended replies as the protocol lays them out', () => {
 
   test('chunk: magic, flags, type, cookie, offset of the request, length', () => {
     const chunk = written((buffer, at) => writeChunkHeader(buffer, at, extended, 0x8001, true, 0x1_fffefdfc))
-    expect(chunk).toBe(hex('6e8a278c 0001 8001 1112131415161718 00001a1b1c1d1e1f 00000001fffefdfc'))
+    expect(chunk).toBe(hex('6e8a278c 0001 8001 1112131415161718 f8191a1bfc1d1e1f 00000001fffefdfc'))
     expect(chunk.length / 2).toBe(chunkHeaderLength(FRAMING.EXTENDED))
   })
 
@@ -105,20 +105,20 @@ describe('Extended replies as the protocol lays them out', () => {
     const chunk = written((buffer, at) =>
       writeDataChunkHeader(buffer, at, extended, true, OFFSET, 0x01020304),
     )
-    const header = '6e8a278c 0001 0001 1112131415161718 00001a1b1c1d1e1f 000000000102030c'
+    const header = '6e8a278c 0001 0001 1112131415161718 f8191a1bfc1d1e1f 000000000102030c'
     expect(chunk).toBe(hex(`${header} 0000012233445566`))
     expect(chunk.length / 2).toBe(dataHeaderLength(FRAMING.EXTENDED))
   })
 
   test('OFFSET_HOLE: the length of the hole keeps its 32 bits', () => {
     const chunk = written((buffer, at) => writeHoleChunk(buffer, at, extended, false, OFFSET, 0xf1020304))
-    const header = '6e8a278c 0000 0002 1112131415161718 00001a1b1c1d1e1f 000000000000000c'
+    const header = '6e8a278c 0000 0002 1112131415161718 f8191a1bfc1d1e1f 000000000000000c'
     expect(chunk).toBe(hex(`${header} 0000012233445566 f1020304`))
   })
 
   test('ERROR: the payload is that of structured replies', () => {
     const chunk = written((buffer, at) => writeErrorChunk(buffer, at, extended, 0x0102, Buffer.from('why')))
-    const header = '6e8a278c 0001 8001 1112131415161718 00001a1b1c1d1e1f 0000000000000009'
+    const header = '6e8a278c 0001 8001 1112131415161718 f8191a1bfc1d1e1f 0000000000000009'
     expect(chunk).toBe(hex(`${header} 00000102 0003 776879`))
   })
 

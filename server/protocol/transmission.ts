@@ -1,6 +1,6 @@
 /**
  * The transmission phase as bytes. Everything is written to a buffer at an index and returns the index
- * behind it; nothing is allocated. The 64-bit cookie is handled as two 32-bit halves.
+ * behind it; nothing is allocated. What has to come back bit by bit is handled as two 32-bit halves.
  */
 import {
   CHUNK,
@@ -32,8 +32,9 @@ export interface ReplyHead {
   readonly framing: number
   readonly cookieHigh: number
   readonly cookieLow: number
-  /** Only extended replies repeat it. */
-  readonly offset: number
+  /** Halves of the offset, which only extended replies repeat: all 64 bits of it, however wrong they are. */
+  readonly offsetHigh: number
+  readonly offsetLow: number
 }
 
 /**
@@ -86,7 +87,8 @@ export function writeChunkHeader(
   buffer.writeUInt32BE(head.cookieHigh, at + 8)
   buffer.writeUInt32BE(head.cookieLow, at + 12)
   if (!isExtended) return buffer.writeUInt32BE(length, at + 16)
-  writeUInt64(buffer, head.offset, at + 16)
+  buffer.writeUInt32BE(head.offsetHigh, at + 16)
+  buffer.writeUInt32BE(head.offsetLow, at + 20)
   return writeUInt64(buffer, length, at + 24)
 }
 
