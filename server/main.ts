@@ -2,6 +2,7 @@
 import './cli/thread-pool.ts'
 import { backends } from './cli/backends.ts'
 import { requestedText } from './cli/help.ts'
+import { make, StoppedError } from './cli/make.ts'
 import { UsageError } from './cli/options.ts'
 import { printable } from './cli/printable.ts'
 import { serve } from './cli/serve.ts'
@@ -9,6 +10,7 @@ import { serve } from './cli/serve.ts'
 /** Commands of the program. */
 const COMMANDS: ReadonlyMap<string, (argv: readonly string[]) => Promise<void>> = new Map([
   ['serve', (argv: readonly string[]) => serve(argv)],
+  ['make', (argv: readonly string[]) => make(argv)],
   ['backends', backends],
 ])
 
@@ -33,7 +35,7 @@ try {
 } catch (error) {
   const message = error instanceof Error ? error.message : String(error)
   process.stderr.write(`ondemand-disk: ${printable(message)}\n`)
-  process.exitCode = error instanceof UsageError ? 2 : 1
+  process.exitCode = error instanceof UsageError ? 2 : error instanceof StoppedError ? 143 : 1
 }
 // What a backend's module has left running must not keep a server that has stopped.
 setTimeout(() => process.exit(), 500).unref()

@@ -2,7 +2,8 @@ import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import packageJson from '../../package.json' with { type: 'json' }
-import { requestedText, serveHelp, shownDefault, synopsis } from './help.ts'
+import { makeHelp, requestedText, serveHelp, shownDefault, synopsis } from './help.ts'
+import { MAKE_OPTIONS } from './make-options.ts'
 import type { Option } from './options.ts'
 import { SERVE_OPTIONS } from './serve-option-table.ts'
 import { parseServeOptions } from './serve-options.ts'
@@ -71,13 +72,20 @@ describe('examples', () => {
 })
 
 describe('layout', () => {
-  test('no line is longer than 80 columns or ends in a blank', () => {
-    for (const line of HELP.split('\n')) {
+  test.each([[HELP], [makeHelp()]])('no line is longer than 80 columns or ends in a blank', help => {
+    for (const line of help.split('\n')) {
       expect(line.length).toBeLessThanOrEqual(80)
       expect(line).not.toMatch(/\s$/)
     }
-    expect(HELP).toMatch(/[^\n]\n$/)
+    expect(help).toMatch(/[^\n]\n$/)
   })
+})
+
+test('make --help, its table and docs/make.md list the same options', () => {
+  const table = Object.entries(MAKE_OPTIONS).map(([name, option]) => synopsis(name, option))
+  expect([...makeHelp().matchAll(/^ {2}(-.*)$/gm)].map(([, text]) => text)).toEqual(table)
+  const page = readFileSync(`${import.meta.dirname}/../../docs/make.md`, 'utf8')
+  expect([...page.matchAll(/^\| `(-.*?)` \|/gm)].map(([, text]) => text)).toEqual(table)
 })
 
 describe('what is asked for', () => {
@@ -88,13 +96,15 @@ describe('what is asked for', () => {
     [['serve', '--version'], version],
     [['serve', '--help'], HELP],
     [['serve', '-h'], HELP],
+    [['make', '--help'], makeHelp()],
+    [['make', '--version'], version],
     [['serve', '--bogus', '--size', '1X', '--help', 'x'], HELP],
   ])('%j', (argv, expected) => {
     expect(requestedText(argv)).toBe(expected)
   })
 
   test('help without a command names the commands', () => {
-    expect(requestedText(['--help'])).toMatch(/^Usage: ondemand-disk COMMAND.*^ {2}serve /ms)
+    expect(requestedText(['--help'])).toMatch(/^Usage: ondemand-disk COMMAND.*^ {2}serve .*^ {2}make /ms)
     expect(requestedText(['-h'])).toBe(requestedText(['--help']))
   })
 

@@ -1,4 +1,5 @@
 import packageJson from '../../package.json' with { type: 'json' }
+import { MAKE_OPTIONS } from './make-options.ts'
 import { hasFlag, type Option, type OptionTable } from './options.ts'
 import { SERVE_OPTIONS } from './serve-option-table.ts'
 
@@ -11,6 +12,7 @@ Disks on demand over NBD: connecting to a name makes the disk.
 
 Commands:
   serve        Serve disks. See ondemand-disk serve --help.
+  make         Make one declared disk, and end. See ondemand-disk make --help.
 
 Options:
   -h, --help   Show this text.
@@ -38,15 +40,28 @@ const SERVE_EXAMPLES = `Examples:
           --command 'cp --sparse=always "$base" "$disk"'
 `
 
+const MAKE_INTRODUCTION = `Usage: ondemand-disk make --dir DIR --manifest FILE [OPTION]...
+
+Makes the disk that a manifest declares, if it is not there yet, and ends: a file
+named by the object's metadata.uid. A crash at any moment leaves no disk or a
+whole one, and a disk that is there is never touched. This is what the Jobs of
+the operator run.
+
+Exit code: 0 the disk is there; 1 it could not be made, trying again may help;
+2 the options or the manifest cannot be obeyed, trying again will not help; 143
+it was told to stop.
+`
+
 /**
  * What to print on standard output, and then exit with 0, if the arguments of the whole program ask for help
  * or the version, whatever else is wrong with them; undefined if they ask for neither.
  */
 export function requestedText(argv: readonly string[]): string | undefined {
   const [first, ...rest] = argv
-  if (first === 'serve') {
-    if (hasFlag(SERVE_OPTIONS, rest, 'help')) return serveHelp()
-    if (hasFlag(SERVE_OPTIONS, rest, 'version')) return versionText()
+  if (first === 'serve' || first === 'make') {
+    const table: OptionTable = first === 'serve' ? SERVE_OPTIONS : MAKE_OPTIONS
+    if (hasFlag(table, rest, 'help')) return first === 'serve' ? serveHelp() : makeHelp()
+    if (hasFlag(table, rest, 'version')) return versionText()
     return undefined
   }
   if (first === '--help' || first === '-h') return OVERVIEW
@@ -62,6 +77,11 @@ export function versionText(): string {
 /** Text of `ondemand-disk serve --help`, at most 80 columns wide. */
 export function serveHelp(): string {
   return [SERVE_INTRODUCTION, ...groups(SERVE_OPTIONS), SERVE_EXAMPLES].join('\n')
+}
+
+/** Text of `ondemand-disk make --help`, at most 80 columns wide. */
+export function makeHelp(): string {
+  return [MAKE_INTRODUCTION, ...groups(MAKE_OPTIONS)].join('\n')
 }
 
 function groups(table: OptionTable): string[] {

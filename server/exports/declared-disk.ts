@@ -6,7 +6,7 @@ import type { OnDemandDisk, OnDemandDiskSpec } from '../../crds/ondemanddisk.ts'
 import type { Backend, LayeredBackend } from '../backends/backend.ts'
 import type { DiskDirectory } from '../backends/disks/directory.ts'
 import { createDisksBackend } from '../backends/disks/disks.ts'
-import { RecipeError, type RecipeOption } from '../backends/disks/errors.ts'
+import { RecipeError } from '../backends/disks/errors.ts'
 import { growDisk } from '../backends/disks/grow.ts'
 import { type PreparedRecipe, prepareRecipe, type Recipe } from '../backends/disks/recipe.ts'
 import { lookUp } from '../backends/disks/records.ts'
@@ -15,6 +15,7 @@ import type { Staging } from '../backends/disks/staging.ts'
 import { fillIn } from '../backends/layer.ts'
 import { createTemporaryBackend } from '../backends/temporary/temporary.ts'
 import type { DeclaredFiles } from './declared-files.ts'
+import { hasFile, recipeOf, recipeProblem } from './declared-recipe.ts'
 import type { Export } from './export.ts'
 
 type LogLine = (fields: Readonly<Record<string, unknown>>, message: string) => void
@@ -33,22 +34,6 @@ export interface DeclaredOptions {
   /** Clients can show certificates, so that rules may ask for them. */
   readonly tls: boolean
   readonly log: { readonly error: LogLine; readonly info: LogLine }
-}
-
-function recipeOf({ filesystem, command, variables }: OnDemandDiskSpec): Recipe {
-  if (command !== undefined) return { command, ...(variables !== undefined && { variables }) }
-  const { type, label, mkfsOptions } = filesystem ?? { type: 'ext4' }
-  return { type, ...(label !== undefined && { label }), ...(mkfsOptions !== undefined && { mkfsOptions }) }
-}
-
-/** Where a manifest says what the command line says by an option. */
-const FIELDS: Readonly<Record<RecipeOption, string>> = {
-  type: 'spec.filesystem.type',
-  label: 'spec.filesystem.label',
-  'mkfs-options': 'spec.filesystem.mkfsOptions',
-  command: 'spec.command',
-  var: 'spec.variables',
-  size: 'spec.size',
 }
 
 /** A disk that exists is served also where it could not be made; one that has to be made then says why it cannot be. */
@@ -73,9 +58,6 @@ function unsupported({ access }: OnDemandDiskSpec, tls: boolean): string | undef
     rule && `spec.access.${rule.field}: ${rule.text} needs TLS, which this server does not speak (--tls).`
   )
 }
-
-/** Is the disk a file of the directory? That never changes. */
-const hasFile = ({ mode, upstream }: OnDemandDiskSpec) => mode === 'Persistent' && upstream === undefined
 
 /** The object's UID, which no user chooses and no other disk ever has, or else the export's name. */
 const fileNameOf = ({ metadata, spec }: OnDemandDisk) => metadata.uid ?? spec.exportName
@@ -239,7 +221,7 @@ export class DeclaredDisk {
       return await prepareRecipe(recipeOf(spec))
     } catch (error) {
       if (!(error instanceof RecipeError)) throw error
-      const reason = `${FIELDS[error.option]}: ${error.problem}.`
+      const reason = recipeProblem(error)
       const isNeeded = spec.mode === 'Temporary' || (await this.#file()) === undefined
       if (isNeeded) throw new Error(reason, { cause: error })
       return await prepareRecipe(failing(reason))
