@@ -66,6 +66,7 @@ const table = `
 | \`server/disks/\`, \`server/memory/\` | bytes | \`linux\`, \`crds\` |
 | \`server/cli/\` | options | all of the above |
 | \`e2e/\` | tests | the command line only |
+| \`e2e/deep/\` | tests | \`e2e\`, \`crds\` |
 
 | name | other | table |
 |---|---|---|
@@ -81,6 +82,7 @@ describe('The table of folders', () => {
       { folder: 'server/memory', mayImport: ['server/linux', 'crds'] },
       { folder: 'server/cli', mayImport: ['crds', 'server/linux', 'server/disks', 'server/memory'] },
       { folder: 'e2e', mayImport: [] },
+      { folder: 'e2e/deep', mayImport: ['e2e', 'crds'] },
     ])
   })
 
@@ -133,6 +135,7 @@ describe('A repository that breaks its rules', () => {
           file('server/main.ts', from('./cli/f.ts') + from('../package.json') + from('../crds/a.ts')),
           file('server/new/g.ts', ''),
           file('e2e/h.ts', from('../server/cli/f.ts') + from('../vitest.config.ts')),
+          file('e2e/deep/h.ts', from('../h.ts') + from('../../crds/a.ts') + from('../../server/cli/f.ts')),
           file('vitest.config.ts', from('./hack/i.ts')),
         ],
         rules,
@@ -145,6 +148,7 @@ describe('A repository that breaks its rules', () => {
       'server/new/g.ts is in no folder that docs/architecture.md names',
       'e2e/h.ts imports ../server/cli/f.ts, which e2e may not import from',
       'e2e/h.ts imports ../vitest.config.ts, which e2e may not import from',
+      'e2e/deep/h.ts imports ../../server/cli/f.ts, which e2e/deep may not import from',
     ])
   })
 

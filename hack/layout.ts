@@ -84,7 +84,8 @@ export function importsOf(text: string): string[] {
  * import from every row below that folder.
  */
 export function forbiddenImports(files: readonly SourceFile[], rules: readonly LayerRule[]): string[] {
-  const layerOf = (path: string) => rules.find(({ folder }) => path.startsWith(`${folder}/`))?.folder
+  const folders = rules.map(({ folder }) => folder)
+  const layerOf = (path: string) => layerAmong(folders, path)
   const broken: string[] = []
   for (const { path, text } of files) {
     if (!path.endsWith('.ts') || !path.includes('/')) continue
@@ -110,6 +111,15 @@ export function forbiddenImports(files: readonly SourceFile[], rules: readonly L
   return broken
 }
 
+/** The folder that a file belongs to: of those that hold it the innermost. */
+const layerAmong = (folders: readonly string[], path: string): string | undefined =>
+  folders
+    .filter(folder => path.startsWith(`${folder}/`))
+    .reduce<string | undefined>(
+      (inner, folder) => (folder.length > (inner?.length ?? 0) ? folder : inner),
+      undefined,
+    )
+
 /** The path that a relative specifier means, seen from the file that imports it. */
 function resolve(from: string, specifier: string): string {
   const parts = from.split('/').slice(0, -1)
@@ -122,7 +132,7 @@ function resolve(from: string, specifier: string): string {
 
 /** Folders that import from each other in a circle, by the real imports: `a -> b -> a`. */
 export function folderCycles(files: readonly SourceFile[], folders: readonly string[]): string[] {
-  const layerOf = (path: string) => folders.find(folder => path.startsWith(`${folder}/`))
+  const layerOf = (path: string) => layerAmong(folders, path)
   const edges = new Map<string, Set<string>>(folders.map(folder => [folder, new Set()]))
   for (const { path, text } of files) {
     const own = path.endsWith('.ts') ? layerOf(path) : undefined
