@@ -172,40 +172,6 @@ describe('qemu-img', () => {
   })
 })
 
-describe('qemu-io', () => {
-  test('writes, zeroes, discards and reads back, with and without FUA', async context => {
-    await needPrograms(context, 'qemu-io')
-    const commands = [
-      'write -P 1 0 1M',
-      'write -f -P 2 4k 4k',
-      'write -P 3 100 512',
-      'write -z 64k 64k',
-      'write -z -u 128k 64k',
-      'write -z -f 192k 4k',
-      'discard 512k 64k',
-      'aio_write -P 4 2M 1M',
-      'aio_write -P 5 3M 1M',
-      'aio_write -z 5M 1M',
-      'aio_flush',
-      'flush',
-      'read -P 2 4k 4k',
-      'read -P 3 100 512',
-      'read -P 0 64k 132k',
-      'read -P 4 2M 1M',
-      'read -P 5 3M 1M',
-      'read -P 0 4M 2M',
-      'read -P 1 700k 100k',
-      'write -P 6 16M 32M',
-      'read -P 6 16M 32M',
-    ]
-    const args = commands.flatMap(command => ['-c', command])
-    const output = await check('qemu-io', ['-f', 'raw', '-t', 'none', ...args, disks.uri('io')])
-    expect(output).not.toMatch(/verification failed|failed|Error/i)
-    const again = await check('qemu-io', ['-f', 'raw', '-r', '-c', 'read -P 6 16M 32M', disks.uri('io')])
-    expect(again).not.toMatch(/verification failed|failed/i)
-  })
-})
-
 describe('nbdinfo', () => {
   test('reads size, capabilities, the list and the map', async context => {
     await needPrograms(context, 'nbdinfo')

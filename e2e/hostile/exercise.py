@@ -1,6 +1,6 @@
 """Drives every command and flag of a disk by libnbd against a model in memory.
 
-usage: exercise.py URI SEED ROUNDS simple|structured KNOWN
+usage: exercise.py URI SEED ROUNDS simple|structured|extended KNOWN
 KNOWN: zero (the disk is new and blank) or read (whatever it holds now is the start).
 Prints the SHA-256 of what the disk must hold, after having read it back.
 """
@@ -15,18 +15,23 @@ uri, seed, rounds, replies, known = sys.argv[1:6]
 rnd = random.Random(int(seed))
 
 h = nbd.NBD()
-h.set_strict_mode(nbd.STRICT_COMMANDS)
+# AUTO_FLAG: libnbd itself says PAYLOAD_LEN where extended headers want it.
+h.set_strict_mode(nbd.STRICT_COMMANDS | getattr(nbd, "STRICT_AUTO_FLAG", 0))
 # For the files that a URI with TLS names.
 h.set_uri_allow_local_file(True)
-if replies == "structured":
+h.set_request_structured_replies(replies != "simple")
+# libnbd 1.18 and later ask for extended headers unasked; older ones do not know them.
+if hasattr(h, "set_request_extended_headers"):
+    h.set_request_extended_headers(replies == "extended")
+if replies != "simple":
     h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
-else:
-    h.set_request_structured_replies(False)
 h.connect_uri(uri)
 
 size = h.get_size()
-is_structured = h.get_structured_replies_negotiated()
-assert is_structured == (replies == "structured")
+is_extended = hasattr(h, "get_extended_headers_negotiated") and h.get_extended_headers_negotiated()
+assert is_extended == (replies == "extended"), f"libnbd {h.get_version()}: extended headers {is_extended}"
+is_structured = is_extended or h.get_structured_replies_negotiated()
+assert is_structured == (replies != "simple"), f"structured replies {is_structured}"
 assert not h.is_read_only()
 assert h.can_flush() and h.can_fua() and h.can_trim() and h.can_zero() and h.can_fast_zero() and h.can_cache()
 assert h.can_df() == is_structured
@@ -132,7 +137,9 @@ class Operation:
 
         def extents(context, offset, entries, error):
             assert context == "base:allocation" and error.value == 0 and offset == self.start
-            lengths, states = entries[::2], entries[1::2]
+            # The call for 64 bits gives pairs, the older one a flat list.
+            pairs = entries if is_extended else list(zip(entries[::2], entries[1::2]))
+            lengths, states = zip(*pairs)
             assert len(lengths) >= 1 and all(length > 0 for length in lengths)
             assert sum(lengths[:-1]) < self.length
             assert not one or (len(lengths) == 1 and lengths[0] <= self.length)
@@ -144,7 +151,8 @@ class Operation:
                 at += length
             return 0
 
-        self.cookie = h.aio_block_status(self.length, self.start, extents, flags=one)
+        status = h.aio_block_status_64 if is_extended else h.aio_block_status
+        self.cookie = status(self.length, self.start, extents, flags=one)
 
     def finish(self):
         while True:

@@ -50,6 +50,8 @@ class ServerStopping extends Error {
   override readonly message = 'The server is shutting down.'
 }
 
+/** What the log calls each FRAMING. */
+const REPLIES = ['simple', 'structured', 'extended'] as const
 const COMMANDS: ReadonlyMap<number, string> = new Map(Object.entries(CMD).map(([name, type]) => [type, name]))
 
 export class Session {
@@ -191,7 +193,7 @@ export class Session {
     const { name } = opened.served
     const fields = { client: this.client.shown, export: name }
     const { readOnly, size } = opened
-    log.info({ ...fields, size, readOnly }, 'Disk opened')
+    log.info({ ...fields, size, readOnly, replies: REPLIES[state.framing] }, 'Disk opened')
     const { identity } = this.client
     const diskLimits = this.#terms.catalog.limits(opened.served)
     this.#accounts = openClientAccounts(accounts, { identity, limits }, { name, limits: diskLimits })
