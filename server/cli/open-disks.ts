@@ -4,16 +4,19 @@ import type { Backend, LayeredBackend } from '../backends/backend.ts'
 import { type DiskDirectory, HIDDEN_NAME, openDiskDirectory } from '../backends/disks/directory.ts'
 import { createDisksBackend } from '../backends/disks/disks.ts'
 import { prepareRecipe, type Recipe } from '../backends/disks/recipe.ts'
+import { makeDirectory } from '../backends/disks/records.ts'
 import type { Staging } from '../backends/disks/staging.ts'
 import { createForwardBackend } from '../backends/forward/forward.ts'
 import { fillIn } from '../backends/layer.ts'
 import { createTemporaryBackend, openTemporaryArea } from '../backends/temporary/temporary.ts'
 import { parseNbdUri } from '../client/uri.ts'
 import { reasonOf } from '../connection/session.ts'
+import type { DeclaredSource } from '../control/state.ts'
 import type { DeclaredDisks, UndeclaredDisks } from '../exports/catalog.ts'
 import { createDeclaredDisks } from '../exports/declared.ts'
 import { type DeclaredFiles, openDeclaredFiles, withoutDeclared } from '../exports/declared-files.ts'
 import { type ManifestState, watchManifests } from '../exports/manifests.ts'
+import { createAskedDisks } from './asked-disks.ts'
 import type { Log } from './log.ts'
 import { openNamedBackend } from './named-backend.ts'
 import type { DiskContent, ModuleOptions, ServeOptions, UpstreamOptions } from './serve-options.ts'
@@ -21,9 +24,25 @@ import type { DiskContent, ModuleOptions, ServeOptions, UpstreamOptions } from '
 /** Disks that are ready to be served. */
 export interface OpenedDisks {
   readonly undeclared: UndeclaredDisks | undefined
-  readonly declared: DeclaredDisks | undefined
+  readonly declared: FollowedDisks | undefined
   /** Calls off what is being made, and gives everything back. */
   close(): Promise<void>
+}
+
+/** Declared disks that follow their manifests. */
+export interface FollowedDisks extends DeclaredDisks, DeclaredSource {
+  /** Reads these manifests, or all, now, and waits until their disks can be opened. @throws ManifestsError */
+  rescan(manifests?: readonly string[]): Promise<void>
+}
+
+/** What is told about the disks while they are served. */
+export interface DiskEvents {
+  /** The making of a disk has ended after so many ms, and how it failed if it did. */
+  readonly created: (ms: number, error: unknown) => void
+  /** The manifests have changed and their new terms hold. */
+  readonly termsChanged: () => void
+  /** Something about this declared disk is otherwise now. */
+  readonly changed: (exportName: string) => void
 }
 
 function recipeOf(content: DiskContent): Recipe {
@@ -59,24 +78,14 @@ const UPSTREAM_RETRY_MS = 30_000
 /** Who may share a disk is the backend's business. */
 const BY_BACKEND = { unlocked: true }
 
-/** Told of each disk whose making has ended, in so many ms, and how it failed if it did. */
-type OnCreation = (ms: number, error: unknown) => void
-
 /**
- * Opens what the options name. `onChange` is called when the manifests have changed and their new terms hold.
+ * Opens what the options name.
  * @throws RecipeError, DirectoryError, ManifestsError; nothing is left open then
  */
-export function openDisks(
-  options: ServeOptions,
-  log: Log,
-  onCreation: OnCreation,
-  onChange: () => void,
-): Promise<OpenedDisks> {
+export function openDisks(options: ServeOptions, log: Log, events: DiskEvents): Promise<OpenedDisks> {
   if (options.upstream !== undefined) return openUpstream(options, options.upstream, log)
   if (options.module !== undefined) return openModule(options, options.module, log)
-  return options.temporary
-    ? openTemporary(options, log, onCreation)
-    : openPersistent(options, log, onCreation, onChange)
+  return options.temporary ? openTemporary(options, log, events) : openPersistent(options, log, events)
 }
 
 /** The backend of an upstream; `shownName` is what the log calls a disk that the upstream names otherwise. */
@@ -115,12 +124,12 @@ async function openModule(
   return { undeclared: { ...termsOf(options, backend), ...BY_BACKEND }, declared: undefined, close }
 }
 
-async function openTemporary(options: ServeOptions, log: Log, onCreation: OnCreation): Promise<OpenedDisks> {
+async function openTemporary(options: ServeOptions, log: Log, { created }: DiskEvents): Promise<OpenedDisks> {
   const { newDisk, dir, commandTimeoutMs } = options
   // The options' own check has seen to that.
   if (newDisk === undefined) throw new TypeError('A temporary disk is always made.')
   const recipe = await prepareRecipe(recipeOf(newDisk.content))
-  const area = await openTemporaryArea(dir, { onWork: onCreation })
+  const area = await openTemporaryArea(dir, { onWork: created })
   const backend = createTemporaryBackend({ area, recipe, size: newDisk.size, commandTimeoutMs })
   return {
     undeclared: termsOf(options, layer(backend, options, log)),
@@ -129,12 +138,7 @@ async function openTemporary(options: ServeOptions, log: Log, onCreation: OnCrea
   }
 }
 
-async function openPersistent(
-  options: ServeOptions,
-  log: Log,
-  onCreation: OnCreation,
-  onChange: () => void,
-): Promise<OpenedDisks> {
+async function openPersistent(options: ServeOptions, log: Log, events: DiskEvents): Promise<OpenedDisks> {
   const { dir, newDisk, maxDisks, create, disks, names, commandTimeoutMs } = options
   // First, because a recipe that cannot work must leave nothing behind.
   const recipe = await prepareRecipe(newDisk === undefined ? NO_RECIPE : recipeOf(newDisk.content))
@@ -143,7 +147,7 @@ async function openPersistent(
     create,
     ...(maxDisks !== undefined && { maxDisks }),
     onProblem: problem => log.warn(reasonOf(problem), 'Problem in the directory of disks'),
-    onCreation,
+    onCreation: events.created,
   })
   try {
     const size = newDisk?.size ?? 0
@@ -153,11 +157,11 @@ async function openPersistent(
     const files = await openDeclaredFiles(directory)
     const others = withoutDeclared(layer(backend, options, log), files)
     const declared =
-      disks === undefined
-        ? undefined
-        : await followManifests(disks, directory, files, options, log, onCreation, onChange)
+      disks === undefined ? undefined : await followManifests(disks, directory, files, options, log, events)
     return {
-      undeclared: servesUndeclared ? termsOf(options, others) : undefined,
+      undeclared:
+        askedDisks(options, declared?.disks, log) ??
+        (servesUndeclared ? termsOf(options, others) : undefined),
       declared: declared?.disks,
       async close() {
         await declared?.close()
@@ -170,20 +174,26 @@ async function openPersistent(
   }
 }
 
+function askedDisks(options: ServeOptions, declared: FollowedDisks | undefined, log: Log) {
+  const { ask: path, readOnly, commandTimeoutMs: timeoutMs } = options
+  if (path === undefined || declared === undefined) return undefined
+  const take = (manifest: string) => declared.rescan([manifest])
+  return createAskedDisks({ path, readOnly, timeoutMs, take, log })
+}
+
 async function followManifests(
   path: string,
   directory: DiskDirectory,
   files: DeclaredFiles,
   options: ServeOptions,
   log: Log,
-  onCreation: OnCreation,
-  onChange: () => void,
-): Promise<{ disks: DeclaredDisks; close(): Promise<void> }> {
+  { created, termsChanged, changed }: DiskEvents,
+): Promise<{ disks: FollowedDisks; close(): Promise<void> }> {
   const { readOnly, commandTimeoutMs, names } = options
   const tls = options.tls !== undefined
   let opening: Promise<Staging> | undefined
   const openArea = () => {
-    opening ??= openTemporaryArea(join(directory.path, HIDDEN_NAME), { onWork: onCreation })
+    opening ??= openHiddenArea(directory, created)
     return opening
   }
   const forward = (exportName: string, uri: string) =>
@@ -194,7 +204,7 @@ async function followManifests(
     )
   const disks = createDeclaredDisks({
     ...{ directory, files, openArea, forward },
-    ...{ readOnly, commandTimeoutMs, tls, log },
+    ...{ readOnly, commandTimeoutMs, tls, log, changed },
   })
   let reported = new Set<string>()
   const manifests = await watchManifests(path, {
@@ -202,19 +212,36 @@ async function followManifests(
     onChange(state) {
       reported = reportProblems(state, reported, log)
       disks.update(state)
-      onChange()
+      termsChanged()
     },
     onError: error => log.error(reasonOf(error), 'The manifests cannot be read'),
   })
   await disks.ready()
   return {
-    disks,
+    disks: {
+      ...disks,
+      problems: () => manifests.state.problems,
+      async rescan(names) {
+        await manifests.rescan(names)
+        await disks.ready()
+      },
+    },
     async close() {
       await manifests.close()
       await disks.close()
       await (await opening)?.close()
     },
   }
+}
+
+/** Also with --no-create temporary disks are made, in a place that is there for certain only where others are made too. */
+async function openHiddenArea(
+  { path }: DiskDirectory,
+  onWork: (ms: number, error: unknown) => void,
+): Promise<Staging> {
+  const hidden = join(path, HIDDEN_NAME)
+  await makeDirectory(hidden)
+  return await openTemporaryArea(hidden, { onWork })
 }
 
 /** Logs the problems that were not there before; returns all that are there now. */

@@ -112,6 +112,13 @@ export const SERVE_OPTIONS = {
     help: 'Directory of OnDemandDisk manifests: make and serve these disks, and follow changes. Without --size no others are made.',
     parse: parseText,
   },
+  ask: {
+    group: DISKS,
+    kind: 'text',
+    placeholder: 'PATH',
+    help: 'Ask the program at this unix socket to declare the disk when a client wants one that --disks does not have.',
+    parse: parseSocketPath,
+  },
   'max-disks': {
     group: DISKS,
     kind: 'text',
@@ -316,6 +323,13 @@ export const SERVE_OPTIONS = {
     placeholder: 'HOST:PORT',
     help: 'Serve HTTP there: /metrics for Prometheus, /healthz and /readyz for probes.',
     parse: parseListenAddress,
+  },
+  control: {
+    group: PROGRAM,
+    kind: 'text',
+    placeholder: 'PATH',
+    help: 'Unix socket at which programs of the same user see who uses which disk, and can have --disks read at once.',
+    parse: parseSocketPath,
   },
   'log-level': {
     group: PROGRAM,

@@ -78,6 +78,10 @@ export interface ServeOptions {
   readonly module: ModuleOptions | undefined
   /** Directory of manifests. */
   readonly disks: string | undefined
+  /** Unix socket of the program that declares disks that clients ask for. */
+  readonly ask: string | undefined
+  /** Unix socket at which the server tells its state and takes orders. */
+  readonly control: string | undefined
   readonly maxDisks: number | undefined
   readonly names: NameRules
   /** What was asked for by `--listen`; see `addressesToBind`. */
@@ -142,6 +146,8 @@ export function parseServeOptions(argv: readonly string[]): ServeOptions {
     upstream,
     module: given.backend === undefined ? undefined : { name: given.backend, settings: given[REST] },
     disks: given.disks,
+    ask: given.ask,
+    control: given.control,
     maxDisks: given['max-disks'],
     names: given.names,
     listen: given.listen,
@@ -255,6 +261,10 @@ function checkTogether(given: Given): void {
     exclude(other, ['dir', 'size', 'disks', 'temporary', 'no-create', 'wait'])
   }
   exclude('upstream', ['backend'])
+  for (const other of ['size', 'max-disks', 'command', 'oldstyle'] as const) exclude('ask', [other])
+  if (given.ask !== undefined && given.disks === undefined) {
+    throw new UsageError('--ask needs --disks: the disks are declared there.')
+  }
   exclude('temporary', ['no-create', 'disks', 'max-disks'])
   if (given.oldstyle && given.tls !== 'off') {
     throw new UsageError('--oldstyle and --tls exclude each other: the oldstyle handshake has no TLS.')

@@ -5,6 +5,8 @@ import type { TlsTerms } from '../connection/negotiation.ts'
 import { type NbdServer, startServer } from '../connection/server.ts'
 import { reasonOf } from '../connection/session.ts'
 import { openTls } from '../connection/tls.ts'
+import { Activity } from '../control/activity.ts'
+import { openControl } from '../control/control.ts'
 import { Admission } from '../exports/admission.ts'
 import { createCatalog } from '../exports/catalog.ts'
 import type { Readiness } from '../metrics/endpoint.ts'
@@ -51,17 +53,31 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
   const log = createLog(options.logLevel, 2, process.stderr.isTTY)
   const limitedLog = limitLog(log)
   const metrics = new ServerMetrics()
+  const activity = new Activity()
   let readiness: Readiness = 'starting'
   let server: NbdServer | undefined
   let tls: TlsTerms | undefined
   let disks: OpenedDisks | undefined
+  let control: { close(): Promise<void> } | undefined
   const endpoint =
     options.metrics && (await openMetricsEndpoint(options.metrics, metrics, () => readiness, log))
   try {
     // First, since it makes nothing that credentials that cannot be used would leave behind.
     tls = await tlsOf(options, log)
-    disks = await openDisks(options, log, countCreations(metrics), () => server?.enforceAccess())
-    const terms = { ...termsOf(options, disks), tls, metrics, log: limitedLog }
+    disks = await openDisks(options, log, {
+      created: countCreations(metrics),
+      termsChanged: () => server?.enforceAccess(),
+      changed: name => activity.changed(name),
+    })
+    const { declared } = disks
+    if (options.control !== undefined) {
+      control = await openControl(options.control, {
+        ...{ activity, declared, refusals: metrics.refusals },
+        rescan: async manifests => declared?.rescan(manifests),
+        onError: error => log.error(reasonOf(error), 'A request to the control socket failed'),
+      })
+    }
+    const terms = { ...termsOf(options, disks), tls, metrics, activity, log: limitedLog }
     server = await startServer(terms, endpointsOf(options, activated))
     // Until here a signal ends the process at once, which no step of the start minds.
     const stopped = stopSignal()
@@ -76,6 +92,7 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
     await server.stop()
   } finally {
     tls?.acceptor.close()
+    await control?.close()
     await disks?.close()
     await endpoint?.close()
     limitedLog.close()

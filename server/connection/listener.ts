@@ -1,7 +1,8 @@
 /** Sockets that accept clients, and the rules before the first byte. */
-import { stat, unlink } from 'node:fs/promises'
-import { connect, createServer, type ListenOptions, type Server, type Socket } from 'node:net'
+import { stat } from 'node:fs/promises'
+import { createServer, type ListenOptions, type Server, type Socket } from 'node:net'
 import { dirname } from 'node:path'
+import { removeStaleSocket } from '../linux/stale-socket.ts'
 import { configureTcp, type Liveness } from '../linux/syscalls.ts'
 import { type DescriptorHandle, takeHandle } from './channel.ts'
 import { type Client, tcpClient, unixClient } from './peer.ts'
@@ -75,21 +76,6 @@ async function checkDirectory(endpoint: Endpoint & { kind: 'unix' }): Promise<vo
   } catch (error) {
     throw listenError(endpoint, error as NodeJS.ErrnoException)
   }
-}
-
-/** Removes the socket file of a server that is gone: nobody answers there. */
-async function removeStaleSocket(path: string): Promise<void> {
-  const found = await stat(path).catch(() => undefined)
-  if (!found?.isSocket()) return
-  const isAlive = await new Promise<boolean>(resolve => {
-    const probe = connect(path)
-    probe.on('connect', () => {
-      probe.destroy()
-      resolve(true)
-    })
-    probe.on('error', error => resolve((error as NodeJS.ErrnoException).code !== 'ECONNREFUSED'))
-  })
-  if (!isAlive) await unlink(path)
 }
 
 function listenOptions(endpoint: Endpoint): ListenOptions & { fd?: number } {

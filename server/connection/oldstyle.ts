@@ -6,7 +6,7 @@ import { encodeOldstyle } from '../protocol/handshake.ts'
 import { FRAMING } from '../protocol/transmission.ts'
 import type { Channel, Receiver } from './channel.ts'
 import type { NegotiationEvents } from './negotiation.ts'
-import { type OpenedExport, openExport } from './open-export.ts'
+import { type OpenedExport, obtainExport, openExport } from './open-export.ts'
 import { transmissionFlags } from './opened-disk.ts'
 import type { NegotiationState, OptionContext } from './options.ts'
 
@@ -60,7 +60,7 @@ export class OldstyleHandshake implements Receiver {
     const { catalog, admission, patience, client, signal } = this.#context
     this.#events.working(true)
     try {
-      const served = catalog.resolve(NO_NAME, client.peer)
+      const served = await obtainExport(catalog, NO_NAME, client.peer, signal)
       const opened = await openExport(served, { admission, patience, client: client.identity, signal })
       if (this.#stopping || this.#channel.closed || this.#channel.ended) await opened.close()
       else this.#begin(opened)

@@ -1,8 +1,10 @@
 /** From a name's export to a disk in use: a place in line, the backend's open, and their undoing. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Peer } from '../../crds/access-rules.ts'
 import { UnfinishedError } from '../backends/layer/errors.ts'
 import type { Admission, Patience, Place } from '../exports/admission.ts'
-import { allowsMultiConn, type Export } from '../exports/export.ts'
+import type { Catalog } from '../exports/catalog.ts'
+import { allowsMultiConn, type Export, ExportRefusal } from '../exports/export.ts'
 import type { OpenedDisk } from './opened-disk.ts'
 
 /** How often a disk that another process holds is tried again, in ms. */
@@ -44,6 +46,24 @@ function enter(served: Export, terms: OpenTerms): Promise<Place> | undefined {
   const { name, readOnly, connections } = served
   const claim = { disk: name, client: terms.client, exclusive: !readOnly, connections }
   return terms.admission.enter(claim, terms.patience, terms.signal)
+}
+
+/**
+ * The export of a name, for a client that will open it: declared first by another program if need be.
+ * @throws ExportNameError, ExportRefusal, or the signal's reason
+ */
+export async function obtainExport(
+  catalog: Catalog,
+  rawName: Uint8Array,
+  peer: Peer,
+  signal: AbortSignal,
+): Promise<Export> {
+  const found = catalog.resolve(rawName, peer)
+  if (found.declare === undefined) return found
+  await found.declare(peer, signal)
+  const served = catalog.resolve(rawName, peer)
+  if (served.declare === undefined) return served
+  throw new ExportRefusal('unavailable', 'The disk was made, but is gone already. Try again.')
 }
 
 /**

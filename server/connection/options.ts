@@ -21,7 +21,7 @@ import {
 } from '../protocol/handshake.ts'
 import { FRAMING } from '../protocol/transmission.ts'
 import { BASE_ALLOCATION_ID } from './block-status.ts'
-import { type OpenedExport, openExport } from './open-export.ts'
+import { type OpenedExport, obtainExport, openExport } from './open-export.ts'
 import { transmissionFlags } from './opened-disk.ts'
 import type { Client } from './peer.ts'
 
@@ -103,6 +103,14 @@ function requireEmpty(payload: Buffer, name: string): void {
   if (payload.length > 0) throw new InvalidOption(`${name} takes no data.`)
 }
 
+const EXPORT_REPLIES = {
+  unknown: REP.ERR_UNKNOWN,
+  invalid: REP.ERR_INVALID,
+  policy: REP.ERR_POLICY,
+  limit: REP.ERR_POLICY,
+  unavailable: REP.ERR_UNKNOWN,
+} as const
+
 /** Wire reply for the reason why an export could not be had. TLS is not asked of those who have it already. */
 function refusalReply(error: unknown, { secured }: Client): number {
   if (error instanceof ExportNameError) {
@@ -110,7 +118,7 @@ function refusalReply(error: unknown, { secured }: Client): number {
   }
   if (error instanceof ExportRefusal) {
     if (error.kind === 'tls') return secured ? REP.ERR_POLICY : REP.ERR_TLS_REQD
-    return { unknown: REP.ERR_UNKNOWN, invalid: REP.ERR_INVALID, policy: REP.ERR_POLICY }[error.kind]
+    return EXPORT_REPLIES[error.kind]
   }
   return (error as { code?: unknown } | null | undefined)?.code === 'EBUSY' ? REP.ERR_POLICY : REP.ERR_UNKNOWN
 }
@@ -123,9 +131,10 @@ function refuseExport(option: number, name: Buffer, error: unknown, context: Opt
 }
 
 async function open(
-  served: Export,
+  name: Buffer,
   { admission, catalog, client, patience, signal }: OptionContext,
 ): Promise<OpenedExport> {
+  const served = await obtainExport(catalog, name, client.peer, signal)
   const opened = await openExport(served, { admission, patience, client: client.identity, signal })
   // The terms may have changed while the client waited for its disk.
   const reason = catalog.revocation(served, client.peer)
@@ -149,7 +158,7 @@ async function exportName(
   if (state.framing === FRAMING.EXTENDED)
     throw new ProtocolViolation('EXPORT_NAME cannot follow EXTENDED_HEADERS.')
   try {
-    const opened = await open(context.catalog.resolve(name, context.client.peer), context)
+    const opened = await open(name, context)
     dropContextOfOther(name, state)
     return { replies: [], opened }
   } catch (error) {
@@ -225,7 +234,7 @@ async function go(
 ): Promise<Answer> {
   const request = decodeGo(payload)
   try {
-    const opened = await open(context.catalog.resolve(request.name, context.client.peer), context)
+    const opened = await open(request.name, context)
     dropContextOfOther(request.name, state)
     const replies = [...informationOf(option, opened.served, opened, request, state), ack(option)]
     return { replies, opened }
@@ -243,7 +252,7 @@ async function info(
   const request = decodeGo(payload)
   try {
     const served = context.catalog.resolve(request.name, context.client.peer)
-    const probed = await probe(served, context)
+    const probed = await probe(request.name, served, context)
     return { replies: [...informationOf(option, served, probed, request, state), ack(option)] }
   } catch (error) {
     return refuseExport(option, request.name, error, context)
@@ -251,10 +260,10 @@ async function info(
 }
 
 /** Looks without making the disk where that is possible; a command alone knows what size it will make. */
-async function probe(served: Export, context: OptionContext): Promise<Probed> {
+async function probe(name: Buffer, served: Export, context: OptionContext): Promise<Probed> {
   const probed = await served.backend.probe(served.name, served.requestedSize, served.readOnly)
   if (probed !== undefined) return probed
-  const opened = await open(served, context)
+  const opened = await open(name, context)
   await opened.close()
   return opened
 }

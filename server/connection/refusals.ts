@@ -8,7 +8,7 @@ import {
   NotADiskError,
   TooManyDisksError,
 } from '../backends/disks/errors.ts'
-import { ExportRefusal } from '../exports/export.ts'
+import { ExportRefusal, type RefusalKind } from '../exports/export.ts'
 import type { RefusalReason } from '../metrics/server-metrics.ts'
 import { InvalidOption, ProtocolViolation } from '../protocol/handshake.ts'
 
@@ -24,10 +24,19 @@ export class AccessRevoked extends Error {
   readonly code = 'EACCES'
 }
 
+const EXPORT_REASONS = {
+  unknown: 'unknown',
+  invalid: 'invalid',
+  policy: 'access',
+  tls: 'tls',
+  limit: 'limit',
+  unavailable: 'creation',
+} as const satisfies Record<RefusalKind, RefusalReason>
+
 /** Why a disk was refused. */
 export function exportRefusalReason(error: unknown): RefusalReason {
   if (error instanceof ExportRefusal) {
-    return ({ unknown: 'unknown', invalid: 'invalid', policy: 'access', tls: 'tls' } as const)[error.kind]
+    return EXPORT_REASONS[error.kind]
   }
   if (error instanceof ExportNameError || error instanceof InvalidOption || error instanceof NotADiskError)
     return 'invalid'

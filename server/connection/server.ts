@@ -122,7 +122,9 @@ export async function startServer(
           continue
         }
         metrics.refusals.revoked++
-        log.warn({ client: session.client.shown, export: session.exportName, reason }, 'Client disconnected')
+        const { exportName = '', client } = session
+        terms.activity.refused(exportName, { client: client.shown, reason: 'revoked', message: reason })
+        log.warn({ client: client.shown, export: exportName, reason }, 'Client disconnected')
         session.cut(new AccessRevoked(reason))
       }
     },

@@ -1,5 +1,7 @@
 /** One client from accept to close: its channel, the phase it is in, its deadline, and its end. */
+import { DEFAULT_NAME } from '../../crds/export-name.ts'
 import type { RateAccounts, RateLimits } from '../access/rate-limit.ts'
+import type { Activity } from '../control/activity.ts'
 import type { Admission, Patience } from '../exports/admission.ts'
 import type { Catalog } from '../exports/catalog.ts'
 import type { ServerMetrics } from '../metrics/server-metrics.ts'
@@ -40,6 +42,7 @@ export interface SessionTerms {
   readonly limits: RateLimits
   readonly accounts: RateAccounts
   readonly metrics: ServerMetrics
+  readonly activity: Activity
   readonly log: SessionLog
 }
 
@@ -79,13 +82,15 @@ export class Session {
     this.#onEnd = onEnd
     this.#remainingMs = terms.handshakeTimeoutMs
     this.#channel = new Channel(handle, () => this.#socketClosed())
-    const { catalog, admission, patience, list, tls, log, metrics } = terms
+    const { catalog, admission, patience, list, tls, log, metrics, activity } = terms
     const refused = (name: Buffer, error: unknown) => {
-      metrics.refusals[exportRefusalReason(error)]++
-      log.warn(
-        { client: this.client.shown, export: name.toString('utf8'), ...reasonOf(error) },
-        'Export refused',
-      )
+      const reason = exportRefusalReason(error)
+      metrics.refusals[reason]++
+      const exportName = name.toString('utf8')
+      const told = reasonOf(error)
+      const client = this.client.shown
+      activity.refused(exportName || DEFAULT_NAME, { client, reason, message: told.reason })
+      log.warn({ client, export: exportName, ...told }, 'Export refused')
     }
     const context = { catalog, admission, client, patience, list, signal: this.#gone.signal, refused }
     const events: NegotiationEvents = {
@@ -189,7 +194,7 @@ export class Session {
     this.#stopClock()
     this.#opened = opened
     this.#diskIsClosed = false
-    const { log, metrics, accounts, limits } = this.#terms
+    const { log, metrics, activity, accounts, limits } = this.#terms
     const { name } = opened.served
     const fields = { client: this.client.shown, export: name }
     const { readOnly, size } = opened
@@ -200,6 +205,7 @@ export class Session {
     const meter = metrics.exports.of(name)
     metrics.handshakes.opened++
     meter.connections++
+    const left = activity.opened(name, this.client.shown)
     const terms = {
       framing: state.framing,
       baseAllocation: state.metaContext?.baseAllocation ?? false,
@@ -212,7 +218,7 @@ export class Session {
       ended: error => {
         meter.connections--
         this.#accounts?.close()
-        void this.#closeDisk(opened, error)
+        void this.#closeDisk(opened, error).finally(left)
       },
     })
     this.#channel.handOver(this.#transmission)

@@ -19,6 +19,7 @@ import { prepareRecipe, type Recipe } from '../backends/disks/recipe.ts'
 import { makeDirectory } from '../backends/disks/test-directory.ts'
 import { fillIn } from '../backends/layer.ts'
 import { createTemporaryBackend, openTemporaryArea } from '../backends/temporary/temporary.ts'
+import { Activity } from '../control/activity.ts'
 import { Admission } from '../exports/admission.ts'
 import { type Catalog, createCatalog } from '../exports/catalog.ts'
 import { ServerMetrics } from '../metrics/server-metrics.ts'
@@ -121,6 +122,7 @@ export async function serve(setup: Setup = {}): Promise<TestServer> {
     limits: NO_LIMITS,
     accounts: new RateAccounts(),
     metrics: new ServerMetrics(),
+    activity: new Activity(),
     maxConnections: 1000,
     maxConnectionsPerClient: 1000,
     ...setup,

@@ -24,6 +24,16 @@ export interface UndeclaredDisks {
   readonly connections: number
   /** Most bytes that a client may ask for by `name:4G`; undefined: it may not ask. */
   readonly maxSize: number | undefined
+  /** Has a disk declared that a client asks for; the backend then only tells what it would be. See Export. */
+  readonly declare?: (wish: Wish, signal: AbortSignal) => Promise<void>
+}
+
+/** A disk that a client asks for. */
+export interface Wish {
+  readonly name: string
+  /** Bytes, where the client asked for a size. */
+  readonly size: number | undefined
+  readonly peer: Peer
 }
 
 /** Disks that are declared, by name. */
@@ -108,11 +118,16 @@ export function createCatalog({ access, names, undeclared, declared }: CatalogSo
     if (undeclared === undefined) {
       throw new ExportRefusal('unknown', `There is no disk named ${name} here, and none is made on demand.`)
     }
-    const { maxSize, unlocked = false, anyName: _, ...terms } = undeclared
+    const { maxSize, unlocked = false, anyName: _, declare, ...terms } = undeclared
     if (requestedSize !== undefined && maxSize !== undefined && requestedSize > maxSize) {
       throw new ExportRefusal('policy', `At most ${formatSize(maxSize)} may be asked for.`)
     }
-    return { name, access: undefined, requestedSize, limits: NO_LIMITS, unlocked, ...terms }
+    const common = { name, access: undefined, requestedSize, limits: NO_LIMITS, unlocked, ...terms }
+    if (declare === undefined) return common
+    return {
+      ...common,
+      declare: (peer, signal) => declare({ name, size: requestedSize, peer }, signal),
+    }
   }
 
   const find = (name: string, requestedSize: number | undefined): Export => {

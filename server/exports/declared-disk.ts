@@ -2,11 +2,12 @@
 import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { compileAccessRules } from '../../crds/access-rules.ts'
-import type { OnDemandDisk, OnDemandDiskSpec } from '../../crds/ondemanddisk.ts'
+import type { ObjectMeta, OnDemandDisk, OnDemandDiskSpec } from '../../crds/ondemanddisk.ts'
+import { quote } from '../../crds/quote.ts'
 import type { Backend, LayeredBackend } from '../backends/backend.ts'
 import type { DiskDirectory } from '../backends/disks/directory.ts'
 import { createDisksBackend } from '../backends/disks/disks.ts'
-import { RecipeError } from '../backends/disks/errors.ts'
+import { NoSuchDiskError, RecipeError } from '../backends/disks/errors.ts'
 import { growDisk } from '../backends/disks/grow.ts'
 import { type PreparedRecipe, prepareRecipe, type Recipe } from '../backends/disks/recipe.ts'
 import { lookUp } from '../backends/disks/records.ts'
@@ -16,7 +17,7 @@ import { fillIn } from '../backends/layer.ts'
 import { createTemporaryBackend } from '../backends/temporary/temporary.ts'
 import type { DeclaredFiles } from './declared-files.ts'
 import { hasFile, recipeOf, recipeProblem } from './declared-recipe.ts'
-import type { Export } from './export.ts'
+import { type Export, ExportRefusal } from './export.ts'
 
 type LogLine = (fields: Readonly<Record<string, unknown>>, message: string) => void
 
@@ -33,6 +34,8 @@ export interface DeclaredOptions {
   readonly commandTimeoutMs: number
   /** Clients can show certificates, so that rules may ask for them. */
   readonly tls: boolean
+  /** Told when a disk's report has changed, or the disk is gone. */
+  readonly changed?: (exportName: string) => void
   readonly log: { readonly error: LogLine; readonly info: LogLine }
 }
 
@@ -59,8 +62,29 @@ function unsupported({ access }: OnDemandDiskSpec, tls: boolean): string | undef
   )
 }
 
+/** What clients are told where disks are made by another program, and must never be made again here. */
+const MISSING = 'The file of this disk is missing, and this server makes none (--no-create)'
+
 /** The object's UID, which no user chooses and no other disk ever has, or else the export's name. */
 const fileNameOf = ({ metadata, spec }: OnDemandDisk) => metadata.uid ?? spec.exportName
+
+/** What is under way with a disk. `preparing`: it cannot be opened yet. */
+export type DiskWork = 'none' | 'preparing' | 'making' | 'growing'
+
+/** A declared disk, as it is told to whoever watches the server. */
+export interface DiskReport {
+  readonly exportName: string
+  readonly uid: string | undefined
+  /** Of the spec that is served. */
+  readonly generation: number | undefined
+  /** Why new clients are refused; undefined if they are not. */
+  readonly problem: string | undefined
+  readonly work: DiskWork
+  /** The file is as large as the manifest says, but the client has to grow what is on it. */
+  readonly filesystemBehind: boolean
+  /** Of the disk's file in the directory of disks; undefined if it has none. */
+  readonly path: string | undefined
+}
 
 export class DeclaredDisk {
   readonly name: string
@@ -74,6 +98,10 @@ export class DeclaredDisk {
   /** What this server cannot do of it. */
   #unsupported: string | undefined
   #ownProblem: string | undefined = 'The disk is being prepared; try again.'
+  #uid: string | undefined
+  #generation: number | undefined
+  #doing: DiskWork = 'preparing'
+  #filesystemBehind = false
   /** That it can be opened. */
   #ready: Promise<void> = Promise.resolve()
   /** Making and growing, one after the other. */
@@ -99,6 +127,21 @@ export class DeclaredDisk {
     return this.#manifestProblem ?? this.#ownProblem
   }
 
+  /** How the disk is, for those who watch the server. */
+  get report(): DiskReport {
+    const spec = this.#spec
+    return {
+      exportName: this.name,
+      uid: this.#uid,
+      generation: this.#generation,
+      problem: this.problem,
+      work: this.#doing,
+      filesystemBehind: this.#filesystemBehind,
+      path:
+        spec === undefined || !hasFile(spec) ? undefined : join(this.#options.directory.path, this.#fileName),
+    }
+  }
+
   /** The export on its last good terms. */
   get served(): Export | undefined {
     const [spec, backend] = [this.#spec, this.#backend]
@@ -118,7 +161,16 @@ export class DeclaredDisk {
   }
 
   /** Takes the manifest's state. Terms hold at once; making and growing go on in the background. */
-  update({ spec }: OnDemandDisk, manifestProblem: string | undefined): void {
+  update({ spec, metadata }: OnDemandDisk, manifestProblem: string | undefined): void {
+    const before = [this.#uid, this.#generation, this.problem, this.#spec]
+    this.#take(spec, metadata, manifestProblem)
+    const after = [this.#uid, this.#generation, this.problem, this.#spec]
+    if (before.some((value, index) => value !== after[index])) this.#options.changed?.(this.name)
+  }
+
+  #take(spec: OnDemandDiskSpec, metadata: ObjectMeta, manifestProblem: string | undefined): void {
+    this.#uid = metadata.uid
+    this.#generation = metadata.generation
     const { tls, files, directory } = this.#options
     const isOurs = !hasFile(spec) || files.claim(this.#fileName, this.name) === this.name
     const conflict = isOurs ? undefined : 'metadata.uid: Another disk has the same.'
@@ -167,6 +219,12 @@ export class DeclaredDisk {
     } catch (error) {
       this.#failed(error, true)
     }
+    this.#is('none')
+  }
+
+  #is(work: DiskWork): void {
+    this.#doing = work
+    this.#options.changed?.(this.name)
   }
 
   async #mark(): Promise<void> {
@@ -186,7 +244,9 @@ export class DeclaredDisk {
       const file = await this.#file()
       if (file === undefined) await this.#make(spec)
       else if (file.isFile() && Number(file.size) !== spec.size) await this.#grow(spec)
+      this.#is('none')
     } catch (error) {
+      this.#is('none')
       // What could not be made is tried again by the next client; what may not shrink is not served.
       this.#failed(error, (error as { code?: unknown } | null)?.code === 'EINVAL')
     }
@@ -211,6 +271,7 @@ export class DeclaredDisk {
   async #make(spec: OnDemandDiskSpec): Promise<void> {
     const { directory, commandTimeoutMs: timeoutMs, log } = this.#options
     if (!directory.creates) return
+    this.#is('making')
     const order = { recipe: await prepareRecipe(recipeOf(spec)), size: spec.size ?? 0, timeoutMs }
     await directory.create(this.#fileName, order, this.#stopping.signal)
     log.info({ export: this.name, size: order.size }, 'Disk made')
@@ -247,7 +308,12 @@ export class DeclaredDisk {
       ...backend,
       open: async (name, context) => {
         await this.#growth
-        return await backend.open(name, context)
+        try {
+          return await backend.open(name, context)
+        } catch (error) {
+          if (!(error instanceof NoSuchDiskError)) throw error
+          throw new ExportRefusal('unknown', `${MISSING}: ${quote(this.name)}.`, { cause: error })
+        }
       },
     }
   }
@@ -257,12 +323,14 @@ export class DeclaredDisk {
     if (spec.command !== undefined || spec.size === undefined || this.#options.readOnly) return
     const { directory, commandTimeoutMs: timeoutMs, log } = this.#options
     const { signal } = this.#stopping
+    this.#is('growing')
     const order = { size: spec.size, type: spec.filesystem?.type, timeoutMs, signal }
     const release = await this.#growing.acquire(signal)
     const growing = growDisk(directory, this.#fileName, order).finally(release)
     this.#growth = growing.catch(() => {})
     const growth = await growing
     if (growth === 'none') return
+    this.#filesystemBehind = growth === 'file' && spec.filesystem !== undefined
     log.info({ export: this.name, size: spec.size, filesystem: growth === 'filesystem' }, 'Disk grown')
   }
 }

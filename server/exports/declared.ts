@@ -1,15 +1,19 @@
 /** All disks that manifests declare, as the catalog asks for them. */
 import { Slots } from '../backends/disks/slots.ts'
 import type { DeclaredDisks } from './catalog.ts'
-import { DeclaredDisk, type DeclaredOptions } from './declared-disk.ts'
+import { DeclaredDisk, type DeclaredOptions, type DiskReport } from './declared-disk.ts'
 import type { ManifestState } from './manifest-set.ts'
 
 /** Declared disks that follow their manifests. */
 export interface DeclaredDisksControl extends DeclaredDisks {
   /** Takes the new state of all manifests. The terms hold at once; disks are made and grown in the background. */
   update(state: ManifestState): void
-  /** Waits until all disks can be opened, though some may have to be made first. */
-  ready(): Promise<void>
+  /** Waits until this disk, or each of all, can be opened, though it may have to be made first. */
+  ready(exportName?: string): Promise<void>
+  /** A disk that is declared, or whose manifest is wrong. */
+  report(exportName: string): DiskReport | undefined
+  /** All of these, in no order. */
+  reports(): Iterable<DiskReport>
   /** Waits until no disk is being made or grown. */
   settled(): Promise<void>
   close(): Promise<void>
@@ -27,8 +31,17 @@ export function createDeclaredDisks(options: DeclaredOptions): DeclaredDisksCont
 
   function drop(disk: DeclaredDisk): void {
     disks.delete(disk.name)
+    options.changed?.(disk.name)
     const left = disk.close().finally(() => leaving.delete(left))
     leaving.add(left)
+  }
+
+  function report(name: string): DiskReport | undefined {
+    const disk = disks.get(name)?.report
+    const problem = refused.get(name)?.message
+    if (disk !== undefined || problem === undefined) return disk
+    const unknown = { uid: undefined, generation: undefined, path: undefined }
+    return { exportName: name, ...unknown, problem, work: 'none', filesystemBehind: false }
   }
 
   return {
@@ -37,7 +50,20 @@ export function createDeclaredDisks(options: DeclaredOptions): DeclaredDisksCont
     owns: fileName => options.files.isOwned(fileName),
     names: () => [...disks.values()].filter(({ problem }) => problem === undefined).map(({ name }) => name),
 
+    report,
+
+    *reports() {
+      for (const name of new Set([...disks.keys(), ...refused.keys()])) {
+        const told = report(name)
+        if (told !== undefined) yield told
+      }
+    },
+
     update(state) {
+      for (const [name, { message }] of state.refused) {
+        if (refused.get(name)?.message !== message) options.changed?.(name)
+      }
+      for (const name of refused.keys()) if (!state.refused.has(name)) options.changed?.(name)
       refused = state.refused
       for (const disk of disks.values()) {
         const now = state.disks.get(disk.name)
@@ -50,7 +76,8 @@ export function createDeclaredDisks(options: DeclaredOptions): DeclaredDisksCont
       }
     },
 
-    async ready() {
+    async ready(exportName) {
+      if (exportName !== undefined) return await disks.get(exportName)?.ready()
       await Promise.all([...disks.values()].map(disk => disk.ready()))
     },
 

@@ -1,5 +1,5 @@
 /** What a client gets when it asks for a name. */
-import type { AccessRules } from '../../crds/access-rules.ts'
+import type { AccessRules, Peer } from '../../crds/access-rules.ts'
 import type { RateLimits } from '../access/rate-limit.ts'
 import type { Capabilities, LayeredBackend } from '../backends/backend.ts'
 
@@ -21,6 +21,11 @@ export interface Export {
   readonly requestedSize: number | undefined
   /** What each client may use of this disk. */
   readonly limits: RateLimits
+  /**
+   * The disk is to be declared before it can be opened: has another program do that and waits for it, after which
+   * the name is to be resolved anew. Throws ExportRefusal, or the signal's reason.
+   */
+  readonly declare?: (peer: Peer, signal: AbortSignal) => Promise<void>
 }
 
 /** May a client spread its requests over several connections? INFO and GO must say the same of one export. */
@@ -29,18 +34,30 @@ export function allowsMultiConn(served: Export, { canMultiConn }: Capabilities):
   return !served.temporary && (served.readOnly || served.connections > 1)
 }
 
-/** Why a name is not served: each kind has its own reply on the wire. */
-export type RefusalKind = 'unknown' | 'invalid' | 'policy' | 'tls'
+/**
+ * Why a name is not served: each kind has its own reply on the wire. limit: there are as many disks, or as much of
+ * them, as there may be. unavailable: the disk could not be made now.
+ */
+export type RefusalKind = 'unknown' | 'invalid' | 'policy' | 'tls' | 'limit' | 'unavailable'
+
+const CODES = {
+  unknown: 'ENOENT',
+  invalid: 'EINVAL',
+  policy: 'EACCES',
+  tls: 'EACCES',
+  limit: 'EDQUOT',
+  unavailable: 'EAGAIN',
+} as const satisfies Record<RefusalKind, string>
 
 /** A name that is not served to this client. The message is meant for the client. */
 export class ExportRefusal extends Error {
   override readonly name = 'ExportRefusal'
-  readonly code: 'ENOENT' | 'EINVAL' | 'EACCES'
+  readonly code: (typeof CODES)[RefusalKind]
   readonly kind: RefusalKind
 
   constructor(kind: RefusalKind, message: string, options?: ErrorOptions) {
     super(message, options)
     this.kind = kind
-    this.code = ({ unknown: 'ENOENT', invalid: 'EINVAL', policy: 'EACCES', tls: 'EACCES' } as const)[kind]
+    this.code = CODES[kind]
   }
 }

@@ -26,6 +26,11 @@ export interface ManifestsOptions {
 /** A directory that is being followed. */
 export interface Manifests {
   readonly state: ManifestState
+  /**
+   * Reads the files of these names now, or all; what they say has reached `onChange` when this resolves.
+   * @throws ManifestsError
+   */
+  rescan(names?: readonly string[]): Promise<void>
   /** Ends it; nothing is called any more once this resolves. */
   close(): Promise<void>
 }
@@ -61,6 +66,8 @@ export async function watchManifests(directory: string, options: ManifestsOption
   let timer: NodeJS.Timeout | undefined
   let scanning: Promise<void> | undefined
   const reported = new Map<string, string>()
+  /** Why the last scan failed, if it did. */
+  let failure: ManifestsError | undefined
   let closed = false
 
   function onEvent(name: string | undefined): void {
@@ -85,10 +92,15 @@ export async function watchManifests(directory: string, options: ManifestsOption
   }
 
   function rescan(): void {
+    clearTimeout(timer)
     scanning = scan()
       .then(
-        () => reported.delete('scan'),
+        () => {
+          failure = undefined
+          reported.delete('scan')
+        },
         error => {
+          failure = failed(error)
           pending = 'all'
           fullScanAt = performance.now() + Math.min(RETRY_INTERVAL, rescanInterval)
           if (!closed) report('scan', error)
@@ -118,10 +130,10 @@ export async function watchManifests(directory: string, options: ManifestsOption
   }
 
   function report(kind: string, error: unknown): void {
-    const failure = failed(error)
-    if (reported.get(kind) === failure.message) return
-    reported.set(kind, failure.message)
-    onError(failure)
+    const problem = failed(error)
+    if (reported.get(kind) === problem.message) return
+    reported.set(kind, problem.message)
+    onError(problem)
   }
 
   function failed(error: unknown): ManifestsError {
@@ -143,6 +155,17 @@ export async function watchManifests(directory: string, options: ManifestsOption
   return {
     get state() {
       return set
+    },
+    async rescan(names) {
+      for (const name of names ?? []) if (pending !== 'all') pending.add(name)
+      if (names === undefined) pending = 'all'
+      firstEvent ??= performance.now()
+      // A scan that is under way may have passed these files already.
+      await scanning
+      if (closed) return
+      if (scanning === undefined) rescan()
+      await scanning
+      if (failure !== undefined) throw failure
     },
     async close() {
       closed = true
