@@ -41,6 +41,8 @@ COPY crds crds
 COPY server server
 # The user's id is a number, so that Kubernetes can see that it is not root.
 RUN install -d -o 10809 -g 10809 /exports
+# By their names the programs are found in any pod, whatever the entrypoint of its image.
+RUN chmod 755 server/main.ts && ln -s /app/server/main.ts /usr/local/bin/ondemand-disk
 USER 10809:10809
 VOLUME /exports
 ENV UV_THREADPOOL_SIZE=32
@@ -48,3 +50,12 @@ EXPOSE 10809
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["node", "/app/server/main.ts"]
 CMD ["serve", "--dir", "/exports", "--size", "1G", "--listen", "0.0.0.0:10809"]
+
+# Everything: server and operator. Kubernetes runs all its pods from this one image.
+FROM server AS operator
+USER 0
+COPY operator operator
+RUN chmod 755 operator/main.ts && ln -s /app/operator/main.ts /usr/local/bin/ondemand-disk-operator
+USER 10809:10809
+ENTRYPOINT ["ondemand-disk-operator"]
+CMD ["run"]

@@ -44,6 +44,8 @@ export interface RunOptions {
   /** Milliseconds after which the program and all its children are killed (60,000). */
   readonly timeout?: number
   readonly env?: Readonly<Record<string, string>>
+  /** What it reads from stdin (nothing). */
+  readonly input?: string
   /** Called with each line of stdout as it comes. */
   readonly onLine?: (line: string) => void
 }
@@ -72,13 +74,15 @@ export async function run(
   args: readonly string[],
   options: RunOptions = {},
 ): Promise<Ended> {
-  const { timeout = 60_000, env, onLine } = options
+  const { timeout = 60_000, env, input, onLine } = options
   const child = spawn(program, args, {
     // A group of its own, so that a program that hangs is killed with its children.
     detached: true,
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: [input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
     env: { ...process.env, ...env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` },
   })
+  // A program that ends without reading all of it says itself what it did not like.
+  child.stdin?.on('error', () => undefined).end(input)
   const stdout = collect(child, 'stdout', onLine)
   const stderr = collect(child, 'stderr')
   const timer = setTimeout(() => killGroup(child), timeout)
