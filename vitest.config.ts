@@ -10,7 +10,7 @@ export default defineConfig({
       {
         test: {
           name: 'unit',
-          include: ['{crds,server,operator,hack}/**/*.test.ts'],
+          include: ['{crds,server,operator,helm,hack}/**/*.test.ts'],
           testTimeout: 10_000,
         },
       },
@@ -18,10 +18,22 @@ export default defineConfig({
         test: {
           name: 'e2e',
           include: ['e2e/**/*.e2e.ts'],
+          exclude: ['e2e/cluster/**'],
           // Each drives whole servers, clients or a virtual machine; side by side they would starve each other.
           fileParallelism: false,
           testTimeout: 60_000,
           hookTimeout: 60_000,
+        },
+      },
+      {
+        test: {
+          name: 'cluster',
+          include: ['e2e/cluster/**/*.e2e.ts'],
+          globalSetup: ['e2e/cluster/setup.ts'],
+          // They share one node.
+          fileParallelism: false,
+          testTimeout: 180_000,
+          hookTimeout: 180_000,
         },
       },
     ],

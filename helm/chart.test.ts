@@ -1,0 +1,295 @@
+import { execFile } from 'node:child_process'
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { beforeEach, describe, expect, test } from 'vitest'
+import { parseAllDocuments, parse as parseYaml } from 'yaml'
+import { parseDiskPool } from '../crds/diskpool.ts'
+
+const chart = join(import.meta.dirname, 'ondemand-disk')
+const HELM = join(import.meta.dirname, '../hack/tools/node_modules/.bin/helm')
+const NAMESPACE = 'storage-system'
+
+/** All that values can switch on. */
+const EVERYTHING = [
+  ...['operator.replicas=2', 'defaultPool.enabled=true', 'metrics.podMonitor.enabled=true'],
+  ...['metrics.prometheusRule.enabled=true', 'metrics.dashboard.enabled=true', 'commonLabels.team=storage'],
+  ...['imagePullSecrets[0].name=registry', 'operator.priorityClassName=system-cluster-critical'],
+  ...['networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus', 'watchNamespace=disks'],
+]
+
+// biome-ignore lint/suspicious/noExplicitAny: objects of every kind, whose shapes are what is tested
+type KubeObject = any
+
+const helmRuns = promisify(execFile)(HELM, ['version']).then(
+  () => true,
+  () => false,
+)
+beforeEach(async context => {
+  context.skip(!(await helmRuns), 'helm is not installed: hack/test installs it, on x86-64')
+})
+
+/** Runs helm and returns what it wrote to stdout; throws what it said when it fails. */
+async function helm(...args: string[]): Promise<string> {
+  const { stdout } = await promisify(execFile)(HELM, args, { maxBuffer: 16 * 1024 * 1024 })
+  return stdout
+}
+
+const settings = (values: readonly string[]) => values.flatMap(value => ['--set', value])
+
+/** The objects that the chart makes of these values. A key that stands twice in one map is an error. */
+async function render(values: readonly string[] = [], ...more: string[]): Promise<KubeObject[]> {
+  const text = await helm('template', 'odd', chart, '--namespace', NAMESPACE, ...settings(values), ...more)
+  const documents = parseAllDocuments(text, { uniqueKeys: true })
+  return documents.map(document => {
+    if (document.errors.length > 0) throw new Error(`${document.errors[0]}\n${document}`)
+    return document.toJS()
+  })
+}
+
+const find = (objects: readonly KubeObject[], kind: string, name: string): KubeObject => {
+  const found = objects.filter(object => object.kind === kind && object.metadata.name === name)
+  if (found.length !== 1) throw new Error(`${found.length} objects are the ${kind} ${name}`)
+  return found[0]
+}
+
+const podsOf = (objects: readonly KubeObject[]): KubeObject[] =>
+  objects.flatMap(object =>
+    object.kind === 'Pod' ? [object.spec] : [object.spec?.template?.spec ?? []].flat(),
+  )
+
+describe.each([
+  ['the default values', []],
+  ['everything switched on', EVERYTHING],
+])('The chart with %s', (_, values) => {
+  test('passes the linter', async () => {
+    const said = await helm('lint', '--strict', chart, ...settings(values))
+    expect(said).toContain('0 chart(s) failed')
+  })
+
+  test('gives each object its labels, its namespace and a name of its own', async () => {
+    const objects = await render(values)
+    const names = objects.map(({ kind, metadata }) => `${kind} ${metadata.namespace ?? ''}/${metadata.name}`)
+    expect(new Set(names).size).toBe(names.length)
+    for (const { kind, metadata } of objects) {
+      expect(metadata.labels).toMatchObject({
+        'app.kubernetes.io/name': 'ondemand-disk',
+        'app.kubernetes.io/instance': 'odd',
+      })
+      expect(metadata.name.length).toBeLessThanOrEqual(63)
+      if (kind.startsWith('ClusterRole')) expect(metadata.namespace).toBeUndefined()
+      else expect(metadata.namespace).toMatch(/^(?:storage-system|disks)$/)
+    }
+  })
+
+  test('runs every pod as Pod Security "restricted" wants it, bounded and read-only', async () => {
+    const pods = podsOf(await render(values))
+    expect(pods).toHaveLength(3)
+    for (const { securityContext, containers, hostNetwork, hostPID, hostIPC, volumes = [] } of pods) {
+      expect([hostNetwork, hostPID, hostIPC]).toEqual([undefined, undefined, undefined])
+      expect(securityContext).toMatchObject({
+        runAsNonRoot: true,
+        runAsUser: 10809,
+        seccompProfile: { type: 'RuntimeDefault' },
+      })
+      for (const volume of volumes) expect(volume).not.toHaveProperty('hostPath')
+      for (const container of containers) {
+        expect(container.securityContext).toEqual({
+          allowPrivilegeEscalation: false,
+          readOnlyRootFilesystem: true,
+          capabilities: { drop: ['ALL'] },
+        })
+        expect(container.resources.limits.memory).toBeDefined()
+        expect(container.resources.requests).toMatchObject({
+          cpu: expect.any(String),
+          memory: expect.any(String),
+        })
+      }
+    }
+  })
+
+  test('gives no right that is wider than its reason', async () => {
+    const objects = await render(values)
+    const roles = objects.filter(({ kind }) => /^(?:Cluster)?Role$/.test(kind))
+    expect(roles.length).toBeGreaterThan(5)
+    for (const { rules } of roles)
+      for (const { apiGroups, resources, verbs, resourceNames } of rules) {
+        expect([...apiGroups, ...resources, ...verbs].join()).not.toContain('*')
+        expect(resources).not.toContain('secrets')
+        expect(resources).not.toContain('pods/exec')
+        expect(verbs).not.toContain('escalate')
+        expect(verbs).not.toContain('impersonate')
+        if (verbs.includes('bind')) expect(resourceNames).toEqual(['odd-ondemand-disk-agent'])
+      }
+  })
+})
+
+describe('The chart', () => {
+  test('binds every role to the account that it is for', async () => {
+    const objects = await render(EVERYTHING)
+    for (const { kind, metadata, roleRef, subjects } of objects.filter(({ kind }) =>
+      kind.endsWith('Binding'),
+    )) {
+      expect(`${roleRef.kind}Binding`).toBe(kind)
+      expect(roleRef.name).toBe(metadata.name)
+      find(objects, roleRef.kind, roleRef.name)
+      for (const { name, namespace } of subjects) {
+        expect(namespace).toBe(NAMESPACE)
+        expect(find(objects, 'ServiceAccount', name).metadata.namespace).toBe(NAMESPACE)
+      }
+    }
+  })
+
+  test('says a reason beside each rule of its roles', () => {
+    const rules: string[] = []
+    for (const file of readdirSync(join(chart, 'templates')).filter(name =>
+      /rbac|rules|hooks\.yaml/.test(name),
+    )) {
+      const lines = readFileSync(join(chart, 'templates', file), 'utf8').split('\n')
+      for (const [index, line] of lines.entries()) {
+        if (!line.includes('- apiGroups:')) continue
+        rules.push(line)
+        // A role of one rule or of one idea says its reason above itself.
+        const above = lines.slice(0, index).reverse()
+        const reason = above.findIndex(text => /^\s*#/.test(text))
+        const between = above.slice(0, reason === -1 ? undefined : reason).join('\n')
+        expect(between, `${file}:${index + 1}`).not.toMatch(/^---$/m)
+      }
+    }
+    expect(rules.length).toBeGreaterThan(15)
+  })
+
+  test('leaves no right in other namespaces when it is for one', async () => {
+    const objects = await render(['watchNamespace=disks', 'rbac.aggregate=false'])
+    const wide = objects.filter(({ kind }) => kind.startsWith('ClusterRole'))
+    expect(wide.map(({ kind, metadata }) => `${kind} ${metadata.name}`)).toEqual([
+      'ClusterRole odd-ondemand-disk-agent',
+    ])
+    const operator = find(objects, 'Deployment', 'odd-ondemand-disk').spec.template.spec.containers[0]
+    expect(operator.args).toContain('--namespace=disks')
+    expect(find(objects, 'Role', 'odd-ondemand-disk').metadata.namespace).toBe('disks')
+  })
+
+  test('runs the image of the version, of the tag or, above all, of the digest', async () => {
+    const image = async (...values: string[]) => {
+      const objects = await render([...values, 'image.repository=registry.example/odd'])
+      const images = podsOf(objects).flatMap(({ containers }) =>
+        containers.map(({ image }: KubeObject) => image),
+      )
+      const [told] = find(
+        objects,
+        'Deployment',
+        'odd-ondemand-disk',
+      ).spec.template.spec.containers[0].args.filter((arg: string) => arg.startsWith('--image='))
+      return [...new Set([...images, told.slice('--image='.length)])]
+    }
+    const { appVersion } = parseYaml(readFileSync(join(chart, 'Chart.yaml'), 'utf8'))
+    const digest = `sha256:${'0123456789abcdef'.repeat(4)}`
+    expect(await image()).toEqual([`registry.example/odd:${appVersion}`])
+    expect(await image('image.tag=v9')).toEqual(['registry.example/odd:v9'])
+    expect(await image('image.tag=v9', `image.digest=${digest}`)).toEqual([`registry.example/odd@${digest}`])
+  })
+
+  test('has the version of the package', () => {
+    const { version, appVersion } = parseYaml(readFileSync(join(chart, 'Chart.yaml'), 'utf8'))
+    const own = JSON.parse(readFileSync(join(import.meta.dirname, '../package.json'), 'utf8'))
+    expect([version, appVersion]).toEqual([own.version, own.version])
+  })
+
+  test('brings the two CRDs as they are', async () => {
+    const crds = parseAllDocuments(await helm('show', 'crds', chart))
+      .map(document => document.toJS())
+      .filter(Boolean)
+    for (const name of ['diskpool', 'ondemanddisk']) {
+      const own = parseYaml(readFileSync(join(import.meta.dirname, '../crds', `${name}.yaml`), 'utf8'))
+      expect(crds).toContainEqual(own)
+    }
+    expect(crds).toHaveLength(2)
+  })
+
+  test('makes a default pool that the API takes, and that Helm does not delete', async () => {
+    const objects = await render(['defaultPool.enabled=true', 'defaultPool.name=fast'])
+    const pool = find(objects, 'DiskPool', 'fast')
+    expect(parseDiskPool(pool).spec.storage.claimTemplate?.size).toBe(100 * 1024 ** 3)
+    expect(pool.metadata.annotations).toEqual({ 'helm.sh/resource-policy': 'keep' })
+    const deletion = find(objects, 'Role', 'odd-ondemand-disk-hooks-pool').rules
+    expect(deletion).toEqual([
+      {
+        apiGroups: ['ondemanddisk.dev'],
+        resources: ['diskpools'],
+        resourceNames: ['fast'],
+        verbs: ['delete'],
+      },
+    ])
+  })
+
+  test('renders for old and new Kubernetes', async () => {
+    const budget = async (version: string, ...apis: string[]) => {
+      const capabilities = ['--kube-version', version, ...apis.flatMap(api => ['--api-versions', api])]
+      const objects = await render(['operator.replicas=2'], ...capabilities)
+      return find(objects, 'PodDisruptionBudget', 'odd-ondemand-disk').apiVersion
+    }
+    expect(await budget('1.36.0', 'policy/v1')).toBe('policy/v1')
+    await expect(render([], '--kube-version', '1.19.0')).rejects.toThrow('>=1.20.0-0')
+  })
+
+  test('needs no operator of Prometheus unless it is told to', async () => {
+    const groups = (objects: KubeObject[]) =>
+      new Set(objects.map(({ apiVersion }) => apiVersion.split('/')[0]))
+    expect(groups(await render())).not.toContain('monitoring.coreos.com')
+    expect(groups(await render(EVERYTHING))).toContain('monitoring.coreos.com')
+  })
+
+  test('alerts and draws by metrics that there are', async () => {
+    const known = ['docs/metrics.md', 'operator/kube/metrics.ts']
+      .map(file => readFileSync(join(import.meta.dirname, '..', file), 'utf8'))
+      .join('\n')
+    const objects = await render(EVERYTHING)
+    const alerts = find(objects, 'PrometheusRule', 'odd-ondemand-disk').spec.groups.flatMap(
+      ({ rules }: KubeObject) => rules,
+    )
+    const dashboard = JSON.parse(
+      find(objects, 'ConfigMap', 'odd-ondemand-disk-dashboard').data['ondemand-disk.json'],
+    )
+    const expressions: string[] = [
+      ...alerts.map(({ expr }: KubeObject) => expr),
+      ...dashboard.panels.flatMap(({ targets }: KubeObject) => targets.map(({ expr }: KubeObject) => expr)),
+    ]
+    expect(expressions.length).toBeGreaterThan(15)
+    const metrics = expressions.flatMap(
+      expr => expr.match(/\b(?:ondemand_disk|controller_runtime|workqueue|leader|process)_\w+/g) ?? [],
+    )
+    for (const metric of new Set(metrics))
+      expect(known, metric).toMatch(new RegExp(`['\`]${metric.replace(/_bucket$/, '')}['\`]`))
+    for (const { annotations } of alerts)
+      expect(Object.keys(annotations).sort()).toEqual(['description', 'summary'])
+  })
+})
+
+describe('Values that are wrong are refused, and named', () => {
+  test.for([
+    ['operator.replicas=many', 'replicas'],
+    ['operator.replicas=-1', 'replicas'],
+    ['operator.logLevel=loud', 'logLevel'],
+    ['operator.resource.limits.memory=1Gi', 'resource'],
+    ['operator.podLabels.x=1', 'podLabels'],
+    ['image.repository=', 'repository'],
+    ['image.digest=sha256:12', 'digest'],
+    ['image.tag=a b', 'tag'],
+    ['image.pullPolicy=Sometimes', 'pullPolicy'],
+    ['imagePullSecrets[0].nam=x', 'imagePullSecrets'],
+    ['watchNamespace=Not_a_name', 'watchNamespace'],
+    ['fullnameOverride=-x', 'fullnameOverride'],
+    ['metrics.port=80', 'port'],
+    ['metrics.podMonitor.interval=often', 'interval'],
+    ['defaultPool.name=9lives', 'defaultPool/name'],
+    ['defaultPool.spec.storage=null', 'storage'],
+    ['uninstall.allowWithDisks=perhaps', 'allowWithDisks'],
+    ['uninstall.force=true', 'force'],
+    ['typo=1', 'typo'],
+  ] as const)('%s', async ([value, named]) => {
+    const refusal = render([value])
+    await expect(refusal).rejects.toThrow("values don't meet the specifications of the schema")
+    await expect(refusal).rejects.toThrow(named)
+  })
+})

@@ -1,0 +1,66 @@
+{{- define "ondemand-disk.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Names of cluster-wide objects begin with it. Short enough for every suffix that follows. */}}
+{{- define "ondemand-disk.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else if contains (include "ondemand-disk.name" .) .Release.Name }}
+{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "ondemand-disk.name" .) | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "ondemand-disk.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "ondemand-disk.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "ondemand-disk.image" -}}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
+{{- else }}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{/* What finds the operator's pods; never changes during a release's life. */}}
+{{- define "ondemand-disk.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "ondemand-disk.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "ondemand-disk.labels" -}}
+app.kubernetes.io/name: {{ include "ondemand-disk.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: ondemand-disk
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Pod Security "restricted". The user's number is the image's. */}}
+{{- define "ondemand-disk.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 10809
+runAsGroup: 10809
+fsGroup: 10809
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "ondemand-disk.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
