@@ -5,13 +5,12 @@
  *
  *     hack/bench creation [ROUNDS]     (or npm run bench:creation)
  */
-import { type ChildProcess, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { connect as connectSocket, createServer } from 'node:net'
 import { availableParallelism, cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { connect } from '../client/client.ts'
+import { finished, freePort, startListening } from './process.ts'
 
 const SIZE = '1G'
 /** What the product promises: so many ms over the cost of making the disk. */
@@ -30,16 +29,6 @@ async function timed(work: () => Promise<void>): Promise<number> {
   return performance.now() - startedAt
 }
 
-function finished(child: ChildProcess): Promise<void> {
-  return new Promise((resolve, reject) => {
-    child.once('error', reject)
-    child.once('exit', (code, signal) => {
-      if (code === 0 || signal !== null) resolve()
-      else reject(new Error(`${child.spawnfile} ended with ${code}.`))
-    })
-  })
-}
-
 /** Connects, which makes the disk, and reads its superblock. */
 async function firstByte(port: number, name: string): Promise<void> {
   const client = await connect(`nbd://127.0.0.1:${port}/${name}`)
@@ -49,44 +38,10 @@ async function firstByte(port: number, name: string): Promise<void> {
   await client.close()
 }
 
-async function freePort(): Promise<number> {
-  const probe = createServer()
-  await new Promise<void>(resolve => probe.listen(0, '127.0.0.1', resolve))
-  const { port } = probe.address() as { port: number }
-  await new Promise(resolve => probe.close(resolve))
-  return port
-}
-
-async function untilListening(port: number): Promise<void> {
-  for (let tries = 0; tries < 200; tries++) {
-    const socket = connectSocket(port, '127.0.0.1')
-    const isOpen = await new Promise<boolean>(resolve => {
-      socket.once('connect', () => resolve(true)).once('error', () => resolve(false))
-    })
-    socket.destroy()
-    if (isOpen) return
-    await sleep(50)
-  }
-  throw new Error(`Nothing listens on port ${port}.`)
-}
-
-async function server(
-  name: string,
-  argv: (port: number) => readonly [string, ...string[]],
-): Promise<Candidate> {
+async function server(name: string, argv: (port: number) => readonly string[]): Promise<Candidate> {
   const port = await freePort()
-  const [program, ...args] = argv(port)
-  const child = spawn(program, args, { stdio: 'ignore' })
-  const ended = finished(child)
-  await Promise.race([untilListening(port), ended])
-  return {
-    name,
-    make: round => timed(() => firstByte(port, `disk${round}`)),
-    async stop() {
-      child.kill('SIGTERM')
-      await ended
-    },
-  }
+  const running = await startListening(argv(port), { port, host: '127.0.0.1' })
+  return { name, make: round => timed(() => firstByte(port, `disk${round}`)), stop: () => running.stop() }
 }
 
 const SCRIPT = 'truncate -s "$1" "$0" && mkfs.ext4 -q -F "$0"'

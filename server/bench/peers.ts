@@ -1,0 +1,129 @@
+/**
+ * Measures ondemand-disk beside nbdkit, qemu-nbd and nbd-server: every row on every server in turn, so that all
+ * share the machine's moods.
+ *
+ *     npm run bench                                  all rows, written to server/bench/results.md
+ *     npm run bench -- --row randread --rounds 5     the rows whose name contains this; nothing is written
+ *     npm run bench -- --list
+ */
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { availableParallelism, cpus, release, tmpdir, totalmem } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { makeAuthority } from '../client/test-certificates.ts'
+import { needDisk, needSparseDisks } from './disks.ts'
+import { outputOf } from './process.ts'
+import { type Rounds, rowText, tableText, verdictsOf } from './report.ts'
+import type { Measurement, Row } from './row.ts'
+import { ROWS } from './rows.ts'
+import { type Server, type ServerName, startServer } from './servers.ts'
+
+const RESULTS = join(import.meta.dirname, 'results.md')
+
+interface Terms {
+  readonly rounds: number
+  readonly seconds: number
+  /** Where disks are made; kept, so that the next run need not make them. */
+  readonly directory: string
+  readonly scratch: string
+  readonly certificates: string
+}
+
+/** Runs one row: so many rounds, in each of which every server has its turn. */
+async function runRow(row: Row, only: readonly string[], terms: Terms): Promise<Rounds> {
+  const directory = join(terms.directory, row.subdirectory ?? '.')
+  mkdirSync(directory, { recursive: true })
+  for (const [disk, size] of Object.entries(row.disks)) if (size > 0) needDisk(directory, disk, size)
+  const names = Object.keys(row.disks)
+  if (row.subdirectory !== undefined) needSparseDisks(directory, names.length, index => names[index] ?? '')
+  // Sockets that a row leaves behind would be in the next one's way.
+  const scratch = mkdtempSync(join(terms.scratch, 'row-'))
+  const servers: Server[] = []
+  const rounds = new Map<ServerName, Measurement[]>()
+  try {
+    for (const name of row.servers) {
+      if (only.length > 0 && !only.some(wanted => name.includes(wanted))) continue
+      servers.push(
+        await startServer(name, { ...terms, scratch, directory, disks: names, transport: row.transport }),
+      )
+      rounds.set(name, [])
+    }
+    // The first round warms programs and caches up and does not count.
+    for (let round = 0; round <= terms.rounds; round++) {
+      const place = { directory, seconds: round === 0 ? 0.5 : terms.seconds }
+      for (const server of servers) {
+        const measurement = await row.measure(server, place)
+        if (round > 0) rounds.get(server.name)?.push(measurement)
+      }
+    }
+  } finally {
+    await Promise.all(servers.map(server => server.stop()))
+  }
+  return rounds
+}
+
+async function versions(): Promise<string> {
+  const packages = ['nbdkit', 'qemu-utils', 'nbd-server', 'fio', 'libnbd-bin']
+  const text = await outputOf('dpkg-query', ['-W', ...packages]).catch(() => '')
+  return [`Node.js ${process.versions.node}`, ...text.trim().replaceAll('\t', ' ').split('\n')].join(', ')
+}
+
+async function hostText({ rounds, seconds }: Terms): Promise<string> {
+  const host = `${availableParallelism()} x ${cpus()[0]?.model ?? 'an unknown processor'}, ${Math.round(totalmem() / 2 ** 30)} GiB, Linux ${release()}`
+  return `${host}; ${await versions()}; ${rounds} rounds of ${seconds} s in turn; median (least–most)`
+}
+
+const { values } = parseArgs({
+  options: {
+    row: { type: 'string', multiple: true, default: [] },
+    server: { type: 'string', multiple: true, default: [] },
+    rounds: { type: 'string', default: '5' },
+    seconds: { type: 'string', default: '1' },
+    directory: { type: 'string', default: join(tmpdir(), 'ondemand-disk-bench') },
+    list: { type: 'boolean', default: false },
+  },
+})
+const chosen = ROWS.filter(
+  ({ name }) => values.row.length === 0 || values.row.some(part => name.includes(part)),
+)
+if (chosen.length === 0)
+  throw new RangeError(`No row has ${values.row.join(' or ')} in its name; --list names them.`)
+const [rounds, seconds] = [Number(values.rounds), Number(values.seconds)]
+if (!Number.isInteger(rounds) || rounds < 1) throw new RangeError('--rounds is a whole number of at least 1.')
+if (!(seconds > 0)) throw new RangeError('--seconds is a number above 0.')
+
+if (values.list) {
+  for (const { name, how } of chosen) process.stdout.write(`${name.padEnd(24)} ${how}\n`)
+} else {
+  const scratch = mkdtempSync(join(tmpdir(), 'ondemand-disk-bench-run-'))
+  const certificates = join(scratch, 'server')
+  makeAuthority(join(scratch, 'authority'), 'bench').issue(certificates, 'server', 'DNS:localhost')
+  const terms = { rounds, seconds, directory: values.directory, scratch, certificates }
+  const results: { row: Row; rounds: Rounds }[] = []
+  try {
+    const host = await hostText(terms)
+    process.stdout.write(`${host}\n\n`)
+    for (const row of chosen) {
+      const measured = await runRow(row, values.server, terms)
+      results.push({ row, rounds: measured })
+      process.stdout.write(`${rowText(row, measured)}\n`)
+    }
+    if (values.row.length === 0 && values.server.length === 0) {
+      writeFileSync(
+        RESULTS,
+        `# Side by side with nbdkit, qemu-nbd and nbd-server\n\nMeasured by \`npm run bench\` on ${host}.\n\n` +
+          `Each cell: the value, then the server's CPU time a request. A client at 90 % or more of a core is the limit itself.\n\n${tableText(results)}`,
+      )
+    }
+    const missed = results.filter(({ row, rounds: measured }) => {
+      const { value, cpu } = verdictsOf(row, measured)
+      return value?.isReached === false || cpu?.isReached === false
+    })
+    process.stdout.write(
+      `${results.length - missed.length} of ${results.length} rows are at their goal.` +
+        `${missed.length > 0 ? ` Not: ${missed.map(({ row }) => row.name).join(', ')}.` : ''}\n`,
+    )
+  } finally {
+    rmSync(scratch, { recursive: true, force: true })
+  }
+}
