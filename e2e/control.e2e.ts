@@ -203,6 +203,41 @@ describe('--control', () => {
   })
 })
 
+describe('--policy', () => {
+  test('admits nobody until it is there, and holds at once for who is connected', async context => {
+    await needLibnbd(context)
+    const policy = join(sockets.path, 'policy.json')
+    const say = async (value: object) => {
+      await writeFile(`${policy}.new`, JSON.stringify(value))
+      await rename(`${policy}.new`, policy)
+    }
+    await make('alice')
+    await declare('alice')
+    await start('--policy', policy)
+    expect(await connect('alice')).toHaveProperty('refused')
+    await say({ allow: ['127.0.0.0/8'] })
+    await expect.poll(() => connect('alice'), { timeout: 10_000 }).toEqual({ size: MIB })
+    const poll = `import nbd, sys, time
+h = nbd.NBD(); h.connect_uri(sys.argv[1]); print("open", flush=True)
+try:
+    while True:
+        h.pread(512, 0); time.sleep(0.02)
+except nbd.Error: print(time.time() * 1000)`
+    let cutAt = 0
+    const lost = await check(PYTHON, ['-c', poll, uri('alice')], {
+      onLine: line => {
+        if (line !== 'open') return
+        cutAt = Date.now()
+        void say({ deny: ['127.0.0.1'] })
+      },
+    })
+    expect(Number(lost.split('\n')[1]) - cutAt).toBeLessThan(2000)
+    expect(await connect('alice')).toHaveProperty('refused')
+    await say({ maxConnections: 1 })
+    await expect.poll(() => connect('alice'), { timeout: 10_000 }).toEqual({ size: MIB })
+  })
+})
+
 describe('--no-create', () => {
   test('never makes a declared disk, whatever happens; what is temporary is no disk that could be lost', async context => {
     await needLibnbd(context)

@@ -215,6 +215,13 @@ export const SERVE_OPTIONS = {
     help: 'Refuse clients that a --deny matches, whatever --allow says. Repeatable.',
     parse: parseText,
   },
+  policy: {
+    group: CLIENTS,
+    kind: 'text',
+    placeholder: 'FILE',
+    help: 'A JSON file that says who may connect and what one client may use, in place of the options for that. Changes hold at once.',
+    parse: parseText,
+  },
   'read-only': {
     group: CLIENTS,
     kind: 'flag',

@@ -103,6 +103,8 @@ export interface ServeOptions {
   readonly oldstyle: boolean
   /** Undefined: no TLS. */
   readonly tls: TlsOptions | undefined
+  /** File that says who may connect, and what a client may use in all, in place of the options. */
+  readonly policy: string | undefined
   /** Where HTTP is served to scrapers and probes; undefined: nowhere. */
   readonly metrics: ListenAddress | undefined
   readonly logLevel: LogLevel
@@ -170,6 +172,7 @@ export function parseServeOptions(argv: readonly string[]): ServeOptions {
     list: !given['no-list'],
     oldstyle: given.oldstyle,
     tls: tlsOf(given),
+    policy: given.policy,
     metrics: given.metrics,
     logLevel: given['log-level'],
   }
@@ -262,6 +265,7 @@ function checkTogether(given: Given): void {
   }
   exclude('upstream', ['backend'])
   for (const other of ['size', 'max-disks', 'command', 'oldstyle'] as const) exclude('ask', [other])
+  exclude('policy', POLICY_OPTIONS)
   if (given.ask !== undefined && given.disks === undefined) {
     throw new UsageError('--ask needs --disks: the disks are declared there.')
   }
@@ -304,6 +308,16 @@ function checkTogether(given: Given): void {
 }
 
 const DEFAULT_TYPE = 'ext4'
+
+/** What a policy says in their place. `max-connections`, which has a default, is left out. */
+const POLICY_OPTIONS = [
+  'allow',
+  'deny',
+  'max-connections-per-client',
+  'read-bps',
+  'write-bps',
+  'iops',
+] as const
 
 const NEW_DISK_OPTIONS = ['max-size', 'max-disks', 'command', 'type', 'label', 'mkfs-option'] as const
 

@@ -2,13 +2,15 @@
 import { RateAccounts } from '../access/rate-limit.ts'
 import type { Endpoint } from '../connection/listener.ts'
 import type { TlsTerms } from '../connection/negotiation.ts'
-import { type NbdServer, startServer } from '../connection/server.ts'
+import { type NbdServer, type ServerTerms, startServer } from '../connection/server.ts'
 import { reasonOf } from '../connection/session.ts'
 import { openTls } from '../connection/tls.ts'
 import { Activity } from '../control/activity.ts'
 import { openControl } from '../control/control.ts'
 import { Admission } from '../exports/admission.ts'
 import { createCatalog } from '../exports/catalog.ts'
+import type { Policy } from '../exports/policy.ts'
+import { followPolicy, type PolicyFile } from '../exports/policy-file.ts'
 import type { Readiness } from '../metrics/endpoint.ts'
 import { ServerMetrics } from '../metrics/server-metrics.ts'
 import { createLog, type Log } from './log.ts'
@@ -59,11 +61,13 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
   let tls: TlsTerms | undefined
   let disks: OpenedDisks | undefined
   let control: { close(): Promise<void> } | undefined
+  let policy: PolicyFile | undefined
   const endpoint =
     options.metrics && (await openMetricsEndpoint(options.metrics, metrics, () => readiness, log))
   try {
     // First, since it makes nothing that credentials that cannot be used would leave behind.
     tls = await tlsOf(options, log)
+    policy = await policyOf(options, log, () => server?.enforceAccess())
     disks = await openDisks(options, log, {
       created: countCreations(metrics),
       termsChanged: () => server?.enforceAccess(),
@@ -73,11 +77,14 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
     if (options.control !== undefined) {
       control = await openControl(options.control, {
         ...{ activity, declared, refusals: metrics.refusals },
-        rescan: async manifests => declared?.rescan(manifests),
+        rescan: async manifests => {
+          await policy?.refresh()
+          await declared?.rescan(manifests)
+        },
         onError: error => log.error(reasonOf(error), 'A request to the control socket failed'),
       })
     }
-    const terms = { ...termsOf(options, disks), tls, metrics, activity, log: limitedLog }
+    const terms = serverTerms(options, disks, policy, { tls, metrics, activity, log: limitedLog })
     server = await startServer(terms, endpointsOf(options, activated))
     // Until here a signal ends the process at once, which no step of the start minds.
     const stopped = stopSignal()
@@ -93,6 +100,7 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
   } finally {
     tls?.acceptor.close()
     await control?.close()
+    await policy?.close()
     await disks?.close()
     await endpoint?.close()
     limitedLog.close()
@@ -109,29 +117,54 @@ async function tlsOf({ tls }: ServeOptions, log: Log): Promise<TlsTerms | undefi
   return { required: tls.required, acceptor }
 }
 
-function termsOf(options: ServeOptions, { undeclared, declared }: OpenedDisks) {
-  const {
-    names,
-    access,
-    maxConnections,
-    maxConnectionsPerClient,
-    waitMs,
-    list,
-    oldstyle,
-    handshakeTimeoutMs,
-    limits,
-  } = options
+async function policyOf(
+  { policy: path, tls }: ServeOptions,
+  log: Log,
+  onChange: () => void,
+): Promise<PolicyFile | undefined> {
+  if (path === undefined) return undefined
+  return await followPolicy(path, {
+    tls: tls !== undefined,
+    onChange,
+    onProblem: error => log.error(reasonOf(error), 'The policy cannot be used; what held before stays'),
+  })
+}
+
+/** Rules and limits: from the options or, looked at anew each time, from the policy. */
+function serverTerms(
+  options: ServeOptions,
+  { undeclared, declared }: OpenedDisks,
+  policy: PolicyFile | undefined,
+  shared: Pick<ServerTerms, 'tls' | 'metrics' | 'activity' | 'log'>,
+): ServerTerms {
+  const { names, waitMs: patience, list, oldstyle, handshakeTimeoutMs } = options
+  const bounds = (): Policy => policy?.policy ?? options
+  const access = {
+    get allow() {
+      return bounds().access.allow
+    },
+    get deny() {
+      return bounds().access.deny
+    },
+  }
   return {
+    ...shared,
     catalog: createCatalog({ access, names, undeclared, declared }),
     admission: new Admission(),
-    patience: waitMs,
+    accounts: new RateAccounts(),
+    patience,
     list,
     oldstyle,
     handshakeTimeoutMs,
-    limits,
-    accounts: new RateAccounts(),
     access,
-    maxConnections,
-    maxConnectionsPerClient,
+    get maxConnections() {
+      return bounds().maxConnections
+    },
+    get maxConnectionsPerClient() {
+      return bounds().maxConnectionsPerClient
+    },
+    get limits() {
+      return bounds().limits
+    },
   }
 }

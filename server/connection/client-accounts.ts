@@ -3,8 +3,8 @@ import { areSameLimits, type RateAccount, type RateAccounts, type RateLimits } f
 
 export interface ClientAccounts {
   readonly all: readonly RateAccount[]
-  /** The limits of the disk are these from now on; false if they were already. */
-  follow(limits: RateLimits): boolean
+  /** The limits of the client in all and of the disk are these from now on; false if they were already. */
+  follow(client: RateLimits, disk: RateLimits): boolean
   /** The connection is over. */
   close(): void
 }
@@ -21,14 +21,22 @@ export function openClientAccounts(
   const now = performance.now()
   const ofClient = accounts.open(clientKey, client.limits, now)
   const ofDisk = accounts.open(diskKey, disk.limits, now)
-  let { limits } = disk
+  const followed = [
+    { account: ofClient, limits: client.limits },
+    { account: ofDisk, limits: disk.limits },
+  ]
   return {
     all: [ofClient, ofDisk],
-    follow(next) {
-      if (areSameLimits(limits, next)) return false
-      limits = next
-      ofDisk.setLimits(next, performance.now())
-      return true
+    follow(...next) {
+      let changed = false
+      for (const [index, entry] of followed.entries()) {
+        const limits = next[index] as RateLimits
+        if (areSameLimits(entry.limits, limits)) continue
+        entry.limits = limits
+        entry.account.setLimits(limits, performance.now())
+        changed = true
+      }
+      return changed
     },
     close() {
       accounts.release(clientKey, performance.now())

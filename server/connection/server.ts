@@ -8,7 +8,7 @@ import type { Client } from './peer.ts'
 import { AccessRevoked } from './refusals.ts'
 import { reasonOf, Session, type SessionTerms } from './session.ts'
 
-/** What a server is made of. */
+/** What a server is made of. Rules and limits are looked at anew with each client, so that they may change. */
 export interface ServerTerms extends SessionTerms {
   readonly access: AccessRules
   readonly maxConnections: number

@@ -38,7 +38,7 @@ export interface SessionTerms {
   readonly tls: TlsTerms | undefined
   /** What the client's own part of the handshake may take, in ms. */
   readonly handshakeTimeoutMs: number
-  /** What a client may use in all, and what each has used. */
+  /** What a client may use in all, which may change, and what each has used. */
   readonly limits: RateLimits
   readonly accounts: RateAccounts
   readonly metrics: ServerMetrics
@@ -129,7 +129,8 @@ export class Session {
   /** Takes over the limits that its disk has now. */
   followLimits(): void {
     if (this.#opened === undefined || this.#accounts === undefined) return
-    if (this.#accounts.follow(this.#terms.catalog.limits(this.#opened.served))) {
+    const { catalog, limits } = this.#terms
+    if (this.#accounts.follow(limits, catalog.limits(this.#opened.served))) {
       this.#transmission?.limitsChanged()
     }
   }

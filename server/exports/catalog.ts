@@ -49,7 +49,7 @@ export interface DeclaredDisks {
 
 /** What a catalog is made of. */
 export interface CatalogSources {
-  /** The server's own rules: the outer bound of every disk's. */
+  /** The server's own rules: the outer bound of every disk's. Looked at anew each time, so that they may change. */
   readonly access: AccessRules
   readonly names: NameRules
   readonly undeclared: UndeclaredDisks | undefined
@@ -168,6 +168,8 @@ export function createCatalog({ access, names, undeclared, declared }: CatalogSo
     },
 
     revocation(open, peer) {
+      const serverRule = admissionRefusal(access, peer)
+      if (serverRule !== undefined) return serverRule
       const now = declared?.find(open.name)
       if (open.backend === undeclared?.backend) {
         const isDeclared = now !== undefined || declared?.owns(open.name)
