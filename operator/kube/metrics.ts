@@ -1,7 +1,6 @@
 /** What an operator counts, under the names that controller-runtime and client-go gave these things. */
 import type { Family, Sample } from '../../server/metrics/exposition.ts'
 import type { ControllerMeter } from './controller.ts'
-import type { Election } from './lease.ts'
 
 /** What is counted of the requests to the API server. */
 export interface ClientMeter {
@@ -27,8 +26,8 @@ export interface KubeMeters {
   readonly client: ClientMeter
   /** Host of the API server. */
   readonly host: string
-  /** Name of the Lease, and the election by it. */
-  readonly election?: { readonly name: string; readonly election: Pick<Election, 'isLeader'> }
+  /** Name of the Lease, and whether this candidate leads by it now. */
+  readonly election?: { readonly name: string; readonly isLeader: () => boolean }
 }
 
 /** Families for a `/metrics` page. */
@@ -152,7 +151,7 @@ export function kubeFamilies({ controllers, client, host, election }: KubeMeters
             'gauge',
             ['name'],
             'Whether this candidate leads: 1 or 0.',
-            () => [{ labels: [election.name], value: election.election.isLeader ? 1 : 0 }],
+            () => [{ labels: [election.name], value: election.isLeader() ? 1 : 0 }],
           ),
         ]
       : []),

@@ -1,8 +1,8 @@
 /** `ondemand-disk backends`: which backends there are, and their keys. */
 import { BUILT_IN, type OptionBackend, type SettableBackend } from '../backends/built-in.ts'
 import type { ConfigKeys } from '../backends/module-exports.ts'
-import { wrap } from './help.ts'
 import { findNamedBackend } from './named-backend.ts'
+import { wrap } from './option-help.ts'
 import { UsageError } from './options.ts'
 import { bounded, printable } from './printable.ts'
 

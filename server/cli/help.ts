@@ -1,10 +1,8 @@
 import packageJson from '../../package.json' with { type: 'json' }
 import { MAKE_OPTIONS } from './make-options.ts'
-import { hasFlag, type Option, type OptionTable } from './options.ts'
+import { optionGroups } from './option-help.ts'
+import { hasFlag, type OptionTable } from './options.ts'
 import { SERVE_OPTIONS } from './serve-option-table.ts'
-
-const WIDTH = 80
-const INDENT = 6
 
 const OVERVIEW = `Usage: ondemand-disk COMMAND [OPTION]...
 
@@ -76,57 +74,10 @@ export function versionText(): string {
 
 /** Text of `ondemand-disk serve --help`, at most 80 columns wide. */
 export function serveHelp(): string {
-  return [SERVE_INTRODUCTION, ...groups(SERVE_OPTIONS), SERVE_EXAMPLES].join('\n')
+  return [SERVE_INTRODUCTION, ...optionGroups(SERVE_OPTIONS), SERVE_EXAMPLES].join('\n')
 }
 
 /** Text of `ondemand-disk make --help`, at most 80 columns wide. */
 export function makeHelp(): string {
-  return [MAKE_INTRODUCTION, ...groups(MAKE_OPTIONS)].join('\n')
-}
-
-function groups(table: OptionTable): string[] {
-  const byGroup = Map.groupBy(Object.entries(table), ([, option]) => option.group)
-  return [...byGroup].map(
-    ([title, options]) => `${title}:\n${options.map(([name, option]) => describe(name, option)).join('')}`,
-  )
-}
-
-function describe(name: string, option: Option): string {
-  const shown = shownDefault(option)
-  const text = shown === undefined ? option.help : `${option.help} Default: ${shown}.`
-  return `  ${synopsis(name, option)}\n${wrap(text)}`
-}
-
-/** How an option is written: `--size SIZE`, `--wait[=SECONDS]`, `-h, --help`. */
-export function synopsis(name: string, option: Option): string {
-  switch (option.kind) {
-    case 'flag':
-      return option.short === undefined ? `--${name}` : `-${option.short}, --${name}`
-    case 'optional value':
-      return `--${name}[=${option.placeholder}]`
-    case 'text':
-    case 'repeatable':
-      return `--${name} ${option.placeholder}`
-  }
-}
-
-/** What counts when the option is absent, as `--help` shows it. */
-export function shownDefault(option: Option): string | undefined {
-  if (option.kind === 'flag') return undefined
-  return option.kind === 'text' && option.default !== undefined ? option.default : option.shownDefault
-}
-
-/** The text in lines of at most 80 columns, indented by 6. */
-export function wrap(text: string): string {
-  let lines = ''
-  let line = ''
-  for (const word of text.split(' ')) {
-    if (line !== '' && INDENT + line.length + 1 + word.length > WIDTH) {
-      lines += `${' '.repeat(INDENT)}${line}\n`
-      line = word
-    } else {
-      line = line === '' ? word : `${line} ${word}`
-    }
-  }
-  return `${lines}${' '.repeat(INDENT)}${line}\n`
+  return [MAKE_INTRODUCTION, ...optionGroups(MAKE_OPTIONS)].join('\n')
 }

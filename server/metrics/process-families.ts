@@ -36,8 +36,18 @@ function optional(value: () => number): () => Sample[] {
 export interface ProcessSources {
   /** Of the program. */
   readonly version: string
-  /** Operations that wait for a thread now. */
-  readonly queueLength: () => number
+  /** Operations that wait for a thread now. Absent: the program does not count them. */
+  readonly queueLength?: () => number
+}
+
+function queueFamily(queueLength: () => number): Family {
+  return {
+    name: 'ondemand_disk_thread_pool_queue_length',
+    type: 'gauge',
+    labels: [],
+    help: 'Disk operations that wait for a thread now.',
+    samples: () => [{ labels: [], value: queueLength() }],
+  }
 }
 
 /** Families of this process. */
@@ -50,13 +60,7 @@ export function processFamilies({ version, queueLength }: ProcessSources): Famil
       help: 'Always 1; the labels say what runs.',
       samples: () => [{ labels: [version, process.versions.node], value: 1 }],
     },
-    {
-      name: 'ondemand_disk_thread_pool_queue_length',
-      type: 'gauge',
-      labels: [],
-      help: 'Disk operations that wait for a thread now.',
-      samples: () => [{ labels: [], value: queueLength() }],
-    },
+    ...(queueLength ? [queueFamily(queueLength)] : []),
     {
       name: 'process_cpu_seconds_total',
       type: 'counter',

@@ -1,0 +1,113 @@
+/** What every command of the operator does around its own work: connect, count, answer probes, end in order. */
+import packageJson from '../../package.json' with { type: 'json' }
+import { createLog, type Log } from '../../server/cli/log.ts'
+import type { ListenAddress } from '../../server/cli/option-values.ts'
+import type { LogLevel } from '../../server/cli/serve-option-table.ts'
+import { type Readiness, serveMetrics } from '../../server/metrics/endpoint.ts'
+import { measureEventLoopDelay } from '../../server/metrics/event-loop-delay.ts'
+import type { Family } from '../../server/metrics/exposition.ts'
+import { processFamilies } from '../../server/metrics/process-families.ts'
+import { createClient, type KubeClient } from '../kube/client.ts'
+import { findCluster } from '../kube/cluster.ts'
+import { httpTransport } from '../kube/http-transport.ts'
+import { reasonOf } from '../kube/log.ts'
+import { type ClientMeter, clientMeter } from '../kube/metrics.ts'
+import { tokenBucket } from '../kube/rate-limiter.ts'
+
+/** What a command works with. */
+export interface Connected {
+  readonly client: KubeClient
+  readonly clientMeter: ClientMeter
+  /** Host and port of the API server. */
+  readonly host: string
+  /** Of the Pod, or of the kubeconfig's context. */
+  readonly ownNamespace: string | undefined
+  readonly log: Log
+  close(): void
+}
+
+export interface ConnectOptions {
+  readonly kubeconfig: string | undefined
+  readonly 'log-level': LogLevel
+  /** Requests a second; 0: as many as the API server takes. */
+  readonly 'kube-api-qps'?: number
+}
+
+/**
+ * Finds the API server, and says in which words to talk to it; nothing is asked yet.
+ * @throws ClusterError
+ */
+export async function connect(command: string, options: ConnectOptions): Promise<Connected> {
+  const log = createLog(options['log-level'], 2, process.stderr.isTTY)
+  const cluster = await findCluster(options.kubeconfig)
+  const transport = httpTransport(cluster)
+  const meter = clientMeter()
+  const qps = options['kube-api-qps'] ?? 0
+  const client = createClient({
+    transport: transport.send,
+    onAnswer: meter.onAnswer,
+    userAgent: `ondemand-disk-operator/${packageJson.version} (${command})`,
+    ...(qps > 0 && { limiter: tokenBucket(qps, 2 * qps) }),
+  })
+  log.info({ server: cluster.server.href }, 'Using this API server')
+  return {
+    client,
+    clientMeter: meter,
+    host: cluster.server.host,
+    ownNamespace: cluster.namespace,
+    log,
+    close: () => transport.close(),
+  }
+}
+
+/**
+ * Serves `/metrics`, `/healthz` and `/readyz` if there is an address for them.
+ * @throws HttpListenError
+ */
+export async function openEndpoint(
+  address: ListenAddress | undefined,
+  families: readonly Family[],
+  readiness: () => Readiness,
+  log: Log,
+): Promise<{ close(): Promise<void> }> {
+  if (address === undefined) return { close: async () => {} }
+  const delay = measureEventLoopDelay()
+  try {
+    const own = processFamilies({ version: packageJson.version })
+    const server = await serveMetrics(address, {
+      families: [...families, ...own, delay.family],
+      readiness,
+      onError: error => log.error(reasonOf(error), 'The metrics cannot be served'),
+    })
+    log.info({ uri: server.uri }, 'Serving metrics')
+    return {
+      async close() {
+        delay.close()
+        await server.close()
+      },
+    }
+  } catch (error) {
+    delay.close()
+    throw error
+  }
+}
+
+/** Aborted by the first signal that asks the program to end; the second ends it at once. */
+export function stopRequested(log: Log): AbortSignal {
+  const controller = new AbortController()
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.once(signal, () => {
+      log.info({ signal }, 'Stopping')
+      controller.abort(new Error(`Stopped by ${signal}.`))
+    })
+  }
+  return controller.signal
+}
+
+/** Resolves when the signal is aborted. */
+export function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise(resolve => {
+    if (signal.aborted) resolve()
+    else signal.addEventListener('abort', () => resolve(), { once: true })
+  })
+}
