@@ -324,6 +324,13 @@ export const SERVE_OPTIONS = {
     help: 'Pre-shared keys, user:hexkey a line: clients have to know one, or to show a certificate.',
     parse: parseText,
   },
+  'tls-dir': {
+    group: TLS,
+    kind: 'text',
+    placeholder: 'DIR',
+    help: 'Directory of these files by the names of a Kubernetes Secret, as far as they are there: tls.crt and tls.key, ca.crt, keys.psk.',
+    parse: parseText,
+  },
   metrics: {
     group: PROGRAM,
     kind: 'text',

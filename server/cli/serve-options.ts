@@ -53,6 +53,8 @@ export interface ModuleOptions {
 export interface TlsOptions {
   /** Nothing is possible without it. */
   readonly required: boolean
+  /** Where the files have the names of a Kubernetes Secret; those of `files` are undefined then. */
+  readonly dir: string | undefined
   readonly files: {
     readonly cert: string | undefined
     readonly key: string | undefined
@@ -211,10 +213,16 @@ function tlsOf(given: Given): TlsOptions | undefined {
     clientCa: given['tls-client-ca'],
     psk: given['tls-psk'],
   }
+  const dir = given['tls-dir']
   if (given.tls === 'off') {
-    const useless = TLS_FILES.find(name => given[name] !== undefined)
+    const useless = [...TLS_FILES, 'tls-dir' as const].find(name => given[name] !== undefined)
     if (useless !== undefined) throw new UsageError(`--${useless} needs --tls on or --tls require.`)
     return undefined
+  }
+  if (dir !== undefined) {
+    const other = TLS_FILES.find(name => given[name] !== undefined)
+    if (other !== undefined) throw new UsageError(`--tls-dir and --${other} exclude each other.`)
+    return { required: given.tls === 'require', dir, files }
   }
   if ((files.cert === undefined) !== (files.key === undefined)) {
     throw new UsageError('--tls-cert and --tls-key belong together: give both.')
@@ -223,9 +231,9 @@ function tlsOf(given: Given): TlsOptions | undefined {
     throw new UsageError('--tls-client-ca needs --tls-cert and --tls-key.')
   }
   if (files.cert === undefined && files.psk === undefined) {
-    throw new UsageError(`--tls ${given.tls} needs --tls-cert and --tls-key, or --tls-psk.`)
+    throw new UsageError(`--tls ${given.tls} needs --tls-cert and --tls-key, or --tls-psk, or --tls-dir.`)
   }
-  return { required: given.tls === 'require', files }
+  return { required: given.tls === 'require', dir, files }
 }
 
 const TLS_FILES = ['tls-cert', 'tls-key', 'tls-client-ca', 'tls-psk'] as const

@@ -19,6 +19,7 @@ import { countCreations, openMetricsEndpoint } from './metrics-endpoint.ts'
 import { type OpenedDisks, openDisks } from './open-disks.ts'
 import { addressesToBind, parseServeOptions, type ServeOptions } from './serve-options.ts'
 import { type ActivatedSocket, takeActivatedSockets } from './systemd.ts'
+import { findTlsFiles } from './tls-dir.ts'
 
 /** Hooks for programs that embed the command. */
 export interface ServeHooks {
@@ -110,7 +111,8 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
 
 async function tlsOf({ tls }: ServeOptions, log: Log): Promise<TlsTerms | undefined> {
   if (tls === undefined) return undefined
-  const acceptor = await openTls(tls.files, {
+  const files = tls.dir === undefined ? tls.files : await findTlsFiles(tls.dir)
+  const acceptor = await openTls(files, {
     reloaded: () => log.info({}, 'New TLS credentials are in use'),
     failed: error => log.error(reasonOf(error), 'New TLS credentials cannot be used; the old ones stay'),
   })
