@@ -66,6 +66,8 @@ export interface UpstreamSpec {
 export interface OnDemandDiskStatus {
   readonly observedGeneration?: number
   readonly conditions?: readonly Condition[]
+  /** Jobs that were started to make the disk. */
+  readonly attempts?: number
   readonly uri?: string
   /** Bytes. */
   readonly size?: number

@@ -1,0 +1,100 @@
+/** Every reason that a condition can have: the one table behind the code, its tests and docs/troubleshooting.md. */
+
+/** What a reason stands for. */
+export interface ReasonRow {
+  /** What is the matter. */
+  readonly meaning: string
+  /** What a user can do about it; empty where it passes, or all is well. */
+  readonly remedy: string
+}
+
+const row = (meaning: string, remedy = ''): ReasonRow => ({ meaning, remedy })
+
+/** Reasons of a disk's conditions that the operator sets. */
+export const DISK_REASONS = {
+  Ready: row('Clients can use the disk.'),
+  InvalidSpec: row(
+    'The spec cannot be obeyed. The message begins with the name of the field.',
+    'Correct the field. What cannot be changed needs a new disk.',
+  ),
+  PoolNotFound: row(
+    'There is no DiskPool of the name `spec.poolName` in this namespace.',
+    'Make the pool. The name cannot be changed; to use another pool make a new disk.',
+  ),
+  PoolInvalid: row('The spec of the pool cannot be obeyed.', 'See the condition Ready of the pool.'),
+  PoolDeleting: row('The pool is being deleted and takes no new disks.', 'Use another pool.'),
+  PoolNotReady: row(
+    'The pool has no volume or no place for its server yet.',
+    'It passes. If it does not, see the conditions of the pool.',
+  ),
+  ExportNameTaken: row(
+    'Another disk of the pool has this export name. The message says which.',
+    'Delete one of the two.',
+  ),
+  QuotaExceeded: row(
+    'The disk does not fit into `spec.quota` of the pool.',
+    'Delete a disk of the pool, or raise the quota. The disk is made as soon as it fits.',
+  ),
+  TooManyDisks: row(
+    'The pool has as many disks as `spec.onDemand.maxDisks` allows.',
+    'Delete a disk of the pool, or raise the limit. The disk is made as soon as there is a place.',
+  ),
+  Provisioning: row(
+    'A Job makes and formats the disk.',
+    'It passes. If it does not, look at the Pod of the Job `odd-UID`: `kubectl get pods -l ondemanddisk.dev/disk-uid=UID`.',
+  ),
+  FormatFailed: row(
+    'mkfs or the command failed. The message has the last line that it wrote to standard error, and when it is tried again.',
+    'Correct what the line tells of: a disk that is too small, a full volume, a command that is wrong.',
+  ),
+  Formatted: row('The disk has been made. It will never be formatted again.'),
+  SpareTaken: row('The disk has been made of a spare of the pool.'),
+  NothingToMake: row('A temporary disk, or one with upstream, has no file that would have to be made.'),
+  WaitingForServer: row(
+    'The disk is made; the pool’s server does not serve it yet.',
+    'It passes. If it does not, see the condition ServerReady of the pool.',
+  ),
+  NameTaken: row(
+    'An object that is not the operator’s has the name that it needs. The message says which.',
+    'Delete or rename that object.',
+  ),
+  StoppingJob: row('The disk is being deleted, and the Job that makes it is being stopped first.'),
+  Deleting: row(
+    'The disk is being deleted. The message says what it waits for: clients that use it, or the pool’s server.',
+    'Disconnect the clients, or disconnect them by `kubectl annotate odd NAME ondemanddisk.dev/force-delete=true`.',
+  ),
+} as const satisfies Record<string, ReasonRow>
+
+/** Reasons of a pool's conditions. */
+export const POOL_REASONS = {
+  Ready: row('The pool serves its disks.'),
+  InvalidSpec: DISK_REASONS.InvalidSpec,
+  NameTaken: DISK_REASONS.NameTaken,
+  Bound: row('The claim is bound to a volume.'),
+  ClaimNotFound: row(
+    'There is no PersistentVolumeClaim of the name `spec.storage.claimName`.',
+    'Make the claim.',
+  ),
+  ClaimPending: row(
+    'The claim is not bound to a volume yet.',
+    'If it does not pass, see `kubectl describe pvc`: no default storage class, no free volume.',
+  ),
+  ClaimLost: row('The volume of the claim is gone.', 'Restore the volume, or delete the claim and the pool.'),
+  ClaimDeleting: row(
+    'The claim is being deleted; with it the data of all disks goes.',
+    'A deletion cannot be taken back. Copy the data while the server runs.',
+  ),
+  Serving: row('The server is running.'),
+  ServerStarting: row('The server’s Pod is starting.', 'It passes.'),
+  ServerNotRunning: row(
+    'The server’s Pod does not run. The message says why: no node for it, no image, a container that fails.',
+    'See `kubectl describe pod` and `kubectl logs`.',
+  ),
+  Deleting: row(
+    'The pool is being deleted and waits for its disks. The message says which.',
+    'Delete the disks.',
+  ),
+} as const satisfies Record<string, ReasonRow>
+
+export type DiskReason = keyof typeof DISK_REASONS
+export type PoolReason = keyof typeof POOL_REASONS
