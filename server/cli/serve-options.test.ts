@@ -230,7 +230,7 @@ describe('refused', () => {
 
   test.each([
     [['--tls-cert', 'c'], '--tls-cert needs --tls on or --tls require.'],
-    [['--tls', 'on'], '--tls on needs --tls-cert and --tls-key, or --tls-psk.'],
+    [['--tls', 'on'], '--tls on needs --tls-cert and --tls-key, or --tls-psk, or --tls-dir.'],
     [['--tls', 'on', '--tls-cert', 'c'], '--tls-cert and --tls-key belong together: give both.'],
     [
       ['--tls', 'require', '--tls-psk', 'p', '--tls-client-ca', 'a'],
