@@ -34,8 +34,10 @@ export interface ExportState {
   readonly declared: boolean
   /** Why new clients are refused. */
   readonly problem?: string
+  /** Its object is being deleted: see `problem`. */
+  readonly deleting?: true
   readonly work: DiskReport['work']
-  /** The disk has grown, but the filesystem on it is left to its client. */
+  /** The disk has grown; the filesystem on it will be when no client has it open any more. */
   readonly filesystemBehind?: true
   /** Of the file. Absent, as `allocated` is, where there is none: see `missing`. */
   readonly size?: number
@@ -125,6 +127,7 @@ async function stateOf(
     ...(report?.generation !== undefined && { generation: report.generation }),
     declared: report !== undefined,
     ...(report?.problem !== undefined && { problem: report.problem }),
+    ...(report?.deleting && { deleting: true }),
     work: report?.work ?? 'none',
     ...(report?.filesystemBehind && { filesystemBehind: true }),
     ...file,

@@ -8,7 +8,7 @@ import type { Backend, LayeredBackend } from '../backends/backend.ts'
 import type { DiskDirectory } from '../backends/disks/directory.ts'
 import { createDisksBackend } from '../backends/disks/disks.ts'
 import { NoSuchDiskError, RecipeError } from '../backends/disks/errors.ts'
-import { growDisk } from '../backends/disks/grow.ts'
+import { canGrow, growDisk } from '../backends/disks/grow.ts'
 import { type PreparedRecipe, prepareRecipe, type Recipe } from '../backends/disks/recipe.ts'
 import { lookUp } from '../backends/disks/records.ts'
 import type { Slots } from '../backends/disks/slots.ts'
@@ -79,8 +79,10 @@ export interface DiskReport {
   readonly generation: number | undefined
   /** Why new clients are refused; undefined if they are not. */
   readonly problem: string | undefined
+  /** The object is being deleted: who has the disk open keeps it, nobody else gets it. */
+  readonly deleting: boolean
   readonly work: DiskWork
-  /** The file is as large as the manifest says, but the client has to grow what is on it. */
+  /** The file is as large as the manifest says, but the filesystem on it is grown when no client has it open any more. */
   readonly filesystemBehind: boolean
   /** Of the disk's file in the directory of disks; undefined if it has none. */
   readonly path: string | undefined
@@ -100,8 +102,11 @@ export class DeclaredDisk {
   #ownProblem: string | undefined = 'The disk is being prepared; try again.'
   #uid: string | undefined
   #generation: number | undefined
+  #deleting = false
   #doing: DiskWork = 'preparing'
   #filesystemBehind = false
+  /** Connections that have it open. */
+  #users = 0
   /** That it can be opened. */
   #ready: Promise<void> = Promise.resolve()
   /** Making and growing, one after the other. */
@@ -124,7 +129,7 @@ export class DeclaredDisk {
 
   /** Why new clients are refused; undefined if they are not. */
   get problem(): string | undefined {
-    return this.#manifestProblem ?? this.#ownProblem
+    return this.#deleting ? 'The disk is being deleted.' : (this.#manifestProblem ?? this.#ownProblem)
   }
 
   /** How the disk is, for those who watch the server. */
@@ -135,6 +140,7 @@ export class DeclaredDisk {
       uid: this.#uid,
       generation: this.#generation,
       problem: this.problem,
+      deleting: this.#deleting,
       work: this.#doing,
       filesystemBehind: this.#filesystemBehind,
       path:
@@ -170,6 +176,7 @@ export class DeclaredDisk {
 
   #take(spec: OnDemandDiskSpec, metadata: ObjectMeta, manifestProblem: string | undefined): void {
     this.#uid = metadata.uid
+    this.#deleting = metadata.deletionTimestamp !== undefined
     this.#generation = metadata.generation
     const { tls, files, directory } = this.#options
     const isOurs = !hasFile(spec) || files.claim(this.#fileName, this.name) === this.name
@@ -243,7 +250,7 @@ export class DeclaredDisk {
     try {
       const file = await this.#file()
       if (file === undefined) await this.#make(spec)
-      else if (file.isFile() && Number(file.size) !== spec.size) await this.#grow(spec)
+      else if (file.isFile()) await this.#grow(spec)
       this.#is('none')
     } catch (error) {
       this.#is('none')
@@ -309,13 +316,29 @@ export class DeclaredDisk {
       open: async (name, context) => {
         await this.#growth
         try {
-          return await backend.open(name, context)
+          const handle = await backend.open(name, context)
+          this.#users++
+          return handle
         } catch (error) {
           if (!(error instanceof NoSuchDiskError)) throw error
           throw new ExportRefusal('unknown', `${MISSING}: ${quote(this.name)}.`, { cause: error })
         }
       },
+      close: async handle => {
+        this.#users--
+        await backend.close?.(handle)
+        this.#growBehind()
+      },
     }
+  }
+
+  /** What could not be grown because a client had it open is grown when the last one has left. */
+  #growBehind(): void {
+    const spec = this.#spec
+    if (!this.#filesystemBehind || this.#users > 0 || spec === undefined) return
+    this.#filesystemBehind = false
+    this.#work = this.#work.then(() => this.#makeOrGrow(spec))
+    this.#growth = this.#work
   }
 
   async #grow(spec: OnDemandDiskSpec): Promise<void> {
@@ -323,14 +346,15 @@ export class DeclaredDisk {
     if (spec.command !== undefined || spec.size === undefined || this.#options.readOnly) return
     const { directory, commandTimeoutMs: timeoutMs, log } = this.#options
     const { signal } = this.#stopping
-    this.#is('growing')
     const order = { size: spec.size, type: spec.filesystem?.type, timeoutMs, signal }
     const release = await this.#growing.acquire(signal)
+    this.#is('growing')
     const growing = growDisk(directory, this.#fileName, order).finally(release)
     this.#growth = growing.catch(() => {})
     const growth = await growing
     if (growth === 'none') return
-    this.#filesystemBehind = growth === 'file' && spec.filesystem !== undefined
+    this.#filesystemBehind = growth === 'file' && canGrow(spec.filesystem?.type)
+    if (this.#filesystemBehind) return
     log.info({ export: this.name, size: spec.size, filesystem: growth === 'filesystem' }, 'Disk grown')
   }
 }

@@ -418,8 +418,22 @@ describe('Growing', () => {
     expect(filesystemSize(join(path, 'alice'))).toBe(16 * MIB)
     expect(log.at(-1)?.fields).toMatchObject({ filesystem: false })
     expect(client.size).toBe(16 * MIB)
+    expect(disks.report('alice')?.filesystemBehind).toBe(true)
     await client.close()
     expect((await open(disks, 'alice')).size).toBe(32 * MIB)
+    expect(filesystemSize(join(path, 'alice'))).toBe(32 * MIB)
+    expect(disks.report('alice')?.filesystemBehind).toBe(false)
+  })
+
+  test('goes on where a server died between the file and its filesystem', async () => {
+    const path = makeDirectory()
+    const first = await declare({ path })
+    await first.become({ alice: { size: 16 * MIB } })
+    await first.close()
+    truncateSync(join(path, 'alice'), 64 * MIB)
+    const second = await declare({ path })
+    await second.become({ alice: { size: 64 * MIB } })
+    expect(filesystemSize(join(path, 'alice'))).toBe(64 * MIB)
   })
 
   test('grows no filesystem but ext', async () => {

@@ -41,7 +41,7 @@ export function createDeclaredDisks(options: DeclaredOptions): DeclaredDisksCont
     const problem = refused.get(name)?.message
     if (disk !== undefined || problem === undefined) return disk
     const unknown = { uid: undefined, generation: undefined, path: undefined }
-    return { exportName: name, ...unknown, problem, work: 'none', filesystemBehind: false }
+    return { exportName: name, ...unknown, problem, deleting: false, work: 'none', filesystemBehind: false }
   }
 
   return {

@@ -8,7 +8,7 @@ import type { DiskDirectory } from './directory.ts'
 import { DiskError } from './errors.ts'
 import { runProgram } from './run.ts'
 
-/** What has been grown. `file`: the filesystem has to be grown by the client. */
+/** What has been grown. `file`: its filesystem is smaller, since a client has it open, or is not one that can be grown here. */
 export type Growth = 'none' | 'file' | 'filesystem'
 
 /** How a disk is to be grown. */
@@ -25,6 +25,9 @@ const EXT = /^ext[234]$/
 /** e2fsck exits with 1 when it has corrected errors, which is a success. */
 const CHECK = 'e2fsck -f -p "$0"; test $? -le 1'
 
+/** Can a filesystem of this type be grown here? */
+export const canGrow = (type: string | undefined): boolean => type !== undefined && EXT.test(type)
+
 async function growFilesystem(path: string, { timeoutMs, signal }: GrowOrder): Promise<void> {
   const run = (name: string, argv: readonly [string, ...string[]]) =>
     runProgram(argv, { name, directory: dirname(path), timeoutMs, signal })
@@ -32,9 +35,35 @@ async function growFilesystem(path: string, { timeoutMs, signal }: GrowOrder): P
   await run('resize2fs', ['resize2fs', '--', path])
 }
 
+const SUPERBLOCK_AT = 1024
+const SUPERBLOCK_LENGTH = 1024
+const EXT_MAGIC = 0xef53
+const HAS_64BIT = 0x80
+
+/** Bytes of the ext2, ext3 or ext4 filesystem on a file, by its superblock (fs/ext4/ext4.h); undefined if there is none. */
+async function extSize(handle: FileHandle): Promise<number | undefined> {
+  const block = Buffer.alloc(SUPERBLOCK_LENGTH)
+  const { bytesRead } = await handle.read(block, 0, SUPERBLOCK_LENGTH, SUPERBLOCK_AT)
+  if (bytesRead < SUPERBLOCK_LENGTH || block.readUInt16LE(0x38) !== EXT_MAGIC) return undefined
+  const logBlockSize = block.readUInt32LE(0x18)
+  if (logBlockSize > 6) return undefined
+  const high = (block.readUInt32LE(0x60) & HAS_64BIT) === 0 ? 0 : block.readUInt32LE(0x150)
+  return (high * 2 ** 32 + block.readUInt32LE(0x4)) * 1024 * 2 ** logBlockSize
+}
+
+/** Smaller than this the rest of a file is no loss that growing could make good: no block group fits into it. */
+const SMALLEST_GROUP = 2 ** 20
+
+/** Did a growth end before it came to the filesystem, because a client had it open or the server died? */
+async function isBehind(handle: FileHandle, size: number, type: string | undefined): Promise<boolean> {
+  if (!canGrow(type)) return false
+  const found = await extSize(handle)
+  return found !== undefined && found + SMALLEST_GROUP <= size
+}
+
 /** Grows the filesystem under a lock, so that no client, of this server or another, can be using it. */
 async function growIfUnused(handle: FileHandle, path: string, order: GrowOrder): Promise<Growth> {
-  if (order.type === undefined || !EXT.test(order.type) || !lockFile(handle.fd, 'write')) return 'file'
+  if (!canGrow(order.type) || !lockFile(handle.fd, 'write')) return 'file'
   try {
     await growFilesystem(path, order)
     await handle.sync()
@@ -45,7 +74,8 @@ async function growIfUnused(handle: FileHandle, path: string, order: GrowOrder):
 }
 
 /**
- * Grows a disk to a size. One that is a link or a device is left as it is.
+ * Grows a disk to a size, and its filesystem with it, also where an earlier growth ended before that. One that is a link
+ * or a device is left as it is.
  * @throws DiskError with the code EINVAL if the disk is larger than that already; the errors of the programs
  */
 export async function growDisk(
@@ -63,7 +93,11 @@ export async function growDisk(
   if (handle === undefined) return 'none'
   try {
     const stats = await handle.stat()
-    if (!stats.isFile() || stats.size === order.size) return 'none'
+    if (!stats.isFile()) return 'none'
+    if (stats.size === order.size) {
+      if (!(await isBehind(handle, order.size, order.type))) return 'none'
+      return await growIfUnused(handle, path, order)
+    }
     if (stats.size > order.size) {
       throw new DiskError('EINVAL', `The disk has ${formatSize(stats.size)} already and cannot shrink`)
     }
