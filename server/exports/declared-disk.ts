@@ -354,7 +354,6 @@ export class DeclaredDisk {
     const growth = await growing
     if (growth === 'none') return
     this.#filesystemBehind = growth === 'file' && canGrow(spec.filesystem?.type)
-    if (this.#filesystemBehind) return
     log.info({ export: this.name, size: spec.size, filesystem: growth === 'filesystem' }, 'Disk grown')
   }
 }
