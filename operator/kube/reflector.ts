@@ -26,6 +26,8 @@ export interface ReflectorTerms<T extends KubeObject> {
   readonly pageSize?: number
   /** After so long without a line the watch is started anew, in ms. Default: 90 s; bookmarks come each minute. */
   readonly inactivityMs?: number
+  /** Before the first new try after a failure, in ms, doubled with each further one. Default: 50. */
+  readonly firstDelayMs?: number
 }
 
 export interface Reflector<T extends KubeObject> {
@@ -38,6 +40,8 @@ export interface Reflector<T extends KubeObject> {
 
 const PAGE = 500
 const INACTIVITY_MS = 90_000
+/** A page has so long, in ms. */
+const LIST_MS = 30_000
 const FIRST_DELAY_MS = 50
 /** A server that cannot be reached is tried this often at least, in ms: so long nothing is seen once it is back. */
 const MAX_UNREACHABLE_MS = 500
@@ -54,7 +58,9 @@ const MAX_GARBAGE = 3
 export function startReflector<T extends KubeObject>(terms: ReflectorTerms<T>): Reflector<T> {
   const { client, resource, namespace, labelSelector, fieldSelector, onEvent, log } = terms
   const { keep = withoutManagedFields, pageSize = PAGE, inactivityMs = INACTIVITY_MS } = terms
+  const { firstDelayMs = FIRST_DELAY_MS } = terms
   const selection = { namespace, labelSelector, fieldSelector }
+  const listing = { ...selection, timeoutMs: Math.min(LIST_MS, inactivityMs) }
   const where = { resource: resource.plural, ...(namespace !== undefined && { namespace }) }
   const kind = { apiVersion: groupVersion(resource), kind: resource.kind }
   const store = new ObjectStore<T>(terms.indexers)
@@ -79,7 +85,7 @@ export function startReflector<T extends KubeObject>(terms: ReflectorTerms<T>): 
   async function list(): Promise<string> {
     const seen = new Set<string>()
     // Without a resourceVersion: what the server's cache has may be older than what was seen before.
-    let page: ObjectList<T> = await client.list(resource, { ...selection, limit: pageSize, signal })
+    let page: ObjectList<T> = await client.list(resource, { ...listing, limit: pageSize, signal })
     for (;;) {
       for (const item of page.items) {
         // Items of a list do not say what they are.
@@ -90,7 +96,7 @@ export function startReflector<T extends KubeObject>(terms: ReflectorTerms<T>): 
       const next = page.metadata.continue
       if (!next) break
       try {
-        page = await client.list(resource, { ...selection, limit: pageSize, continue: next, signal })
+        page = await client.list(resource, { ...listing, limit: pageSize, continue: next, signal })
       } catch (error) {
         if (!isExpired(error)) throw error
         log?.info(
@@ -98,7 +104,7 @@ export function startReflector<T extends KubeObject>(terms: ReflectorTerms<T>): 
           'Listing took longer than the server keeps the state of its start; listing in one piece',
         )
         seen.clear()
-        page = await client.list(resource, { ...selection, signal })
+        page = await client.list(resource, { ...listing, signal })
       }
     }
     tell(store.keepOnly(seen))
@@ -156,7 +162,7 @@ export function startReflector<T extends KubeObject>(terms: ReflectorTerms<T>): 
         })
         if (version !== from || performance.now() - startedAt >= SHORT_WATCH_MS) continue
         failures++
-        await sleep(delayOf(undefined, failures), signal)
+        await sleep(delayOf(undefined, failures, firstDelayMs), signal)
       } catch (error) {
         if (signal.aborted) break
         if (isExpired(error)) {
@@ -176,7 +182,7 @@ export function startReflector<T extends KubeObject>(terms: ReflectorTerms<T>): 
         // A server that is away for long is not worth a line each half second.
         if ((failures & (failures - 1)) === 0)
           log?.warn(report, 'The API server cannot be followed; trying again')
-        await sleep(delayOf(error, failures), signal).catch(() => {})
+        await sleep(delayOf(error, failures, firstDelayMs), signal).catch(() => {})
       }
     }
   }
@@ -198,10 +204,10 @@ export function startReflector<T extends KubeObject>(terms: ReflectorTerms<T>): 
 }
 
 /** How long to wait before the next try, in ms: longer with each failure, and never the same for two clients. */
-function delayOf(error: unknown, failures: number): number {
+function delayOf(error: unknown, failures: number, firstDelayMs: number): number {
   const { status = 0, retryAfterMs = 0 } = error instanceof KubeError ? error : {}
   const most = status === 0 ? MAX_UNREACHABLE_MS : MAX_REFUSED_MS
-  const delay = Math.min(FIRST_DELAY_MS * 2 ** Math.min(failures - 1, 20), most)
+  const delay = Math.min(firstDelayMs * 2 ** Math.min(failures - 1, 20), most)
   return Math.max(retryAfterMs, delay * (0.5 + Math.random() / 2))
 }
 
