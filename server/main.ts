@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import './cli/thread-pool.ts'
 import { backends } from './cli/backends.ts'
+import { fuse } from './cli/fuse.ts'
 import { requestedText } from './cli/help.ts'
 import { make, StoppedError } from './cli/make.ts'
 import { UsageError } from './cli/options.ts'
@@ -12,6 +13,7 @@ const COMMANDS: ReadonlyMap<string, (argv: readonly string[]) => Promise<void>> 
   ['serve', (argv: readonly string[]) => serve(argv)],
   ['make', (argv: readonly string[]) => make(argv)],
   ['backends', backends],
+  ['fuse', fuse],
 ])
 
 async function run(argv: readonly string[]): Promise<void> {

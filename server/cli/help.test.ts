@@ -2,7 +2,8 @@ import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import packageJson from '../../package.json' with { type: 'json' }
-import { makeHelp, requestedText, serveHelp } from './help.ts'
+import { FUSE_OPTIONS } from './disk-option-tables.ts'
+import { commandHelp, makeHelp, requestedText, serveHelp } from './help.ts'
 import { MAKE_OPTIONS } from './make-options.ts'
 import { shownDefault, synopsis } from './option-help.ts'
 import type { Option } from './options.ts'
@@ -53,6 +54,23 @@ describe('--help, the table and docs/cli.md', () => {
     const inManual = [...MANUAL.matchAll(/^### (.*)$/gm)].map(([, title]) => title)
     expect(inManual).toEqual(groups)
   })
+})
+
+describe('the other commands that have a table, and docs/fuse.md', () => {
+  const manual = readFileSync(`${import.meta.dirname}/../../docs/fuse.md`, 'utf8')
+  const sections = manual.split(/^## /m)
+
+  test.each(Object.entries({ fuse: FUSE_OPTIONS }))(
+    '%s: both list the options of the table, in its order',
+    (name, table) => {
+      const synopses = Object.entries<Option>(table).map(([option, described]) => synopsis(option, described))
+      const help = commandHelp(name)
+      expect([...help.matchAll(/^ {2}(-.*)$/gm)].map(([, text]) => text)).toEqual(synopses)
+      const section = sections.find(text => text.startsWith(`\`ondemand-disk ${name}`)) ?? ''
+      expect([...section.matchAll(/^- `(--?[^`]*)`/gm)].map(([, text]) => text)).toEqual(synopses)
+      for (const line of help.split('\n')) expect(line.length).toBeLessThanOrEqual(80)
+    },
+  )
 })
 
 describe('examples', () => {
@@ -114,7 +132,7 @@ describe('what is asked for', () => {
     [['serve']],
     [['serve', '--', '--help']],
     [['serve', '--label', '--help']],
-    [['fuse', '--help']],
+    [['backends', '--help']],
     [['x']],
   ])('%j asks for no text', argv => {
     expect(requestedText(argv)).toBeUndefined()

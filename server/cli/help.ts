@@ -1,4 +1,5 @@
 import packageJson from '../../package.json' with { type: 'json' }
+import { FUSE_OPTIONS } from './disk-option-tables.ts'
 import { MAKE_OPTIONS } from './make-options.ts'
 import { optionGroups } from './option-help.ts'
 import { hasFlag, type OptionTable } from './options.ts'
@@ -9,8 +10,12 @@ const OVERVIEW = `Usage: ondemand-disk COMMAND [OPTION]...
 Disks on demand over NBD: connecting to a name makes the disk.
 
 Commands:
-  serve        Serve disks. See ondemand-disk serve --help.
-  make         Make one declared disk, and end. See ondemand-disk make --help.
+  serve        Serve disks.
+  make         Make one declared disk, and end.
+  backends     List where the bytes of a disk may live.
+  fuse         Present an image file or a disk as a file.
+
+Each has a text of its own: ondemand-disk COMMAND --help.
 
 Options:
   -h, --help   Show this text.
@@ -40,8 +45,8 @@ const SERVE_EXAMPLES = `Examples:
 
 const MAKE_INTRODUCTION = `Usage: ondemand-disk make --dir DIR --manifest FILE [OPTION]...
 
-Makes the disk that a manifest declares, if it is not there yet, and ends: a file
-named by the object's metadata.uid. A crash at any moment leaves no disk or a
+Makes the disk that a manifest declares, if it is not there yet, and ends: a
+file named by the object's metadata.uid. A crash at any moment leaves no disk or a
 whole one, and a disk that is there is never touched. This is what the Jobs of
 the operator run.
 
@@ -50,16 +55,48 @@ Exit code: 0 the disk is there; 1 it could not be made, trying again may help;
 it was told to stop.
 `
 
+const FUSE_INTRODUCTION = `Usage: ondemand-disk fuse SOURCE MOUNTPOINT [OPTION]...
+
+Presents SOURCE, an image file or the URI of an NBD export, as one raw file that
+is mounted over the existing file MOUNTPOINT, until it is unmounted or SIGTERM
+comes. losetup and mount -o loop work on it.
+
+TIME is a number of seconds, or one with ms, s, m or h.
+`
+
+const FUSE_EXAMPLES = `Examples:
+  Look into a disk on the server, without a client:
+      touch /tmp/alice
+      ondemand-disk fuse /srv/disks/alice /tmp/alice &
+      mount -o loop,ro /tmp/alice /mnt
+  Write to a disk that is elsewhere, and give its server 2 minutes:
+      ondemand-disk fuse nbd://server/alice /tmp/alice --writable \\
+          --dead-after 2m
+`
+
+interface CommandHelp {
+  readonly introduction: string
+  readonly options: OptionTable
+  readonly examples?: string
+}
+
+/** What `--help` says of each command that has a table of options. */
+const COMMANDS: ReadonlyMap<string, CommandHelp> = new Map([
+  ['serve', { introduction: SERVE_INTRODUCTION, options: SERVE_OPTIONS, examples: SERVE_EXAMPLES }],
+  ['make', { introduction: MAKE_INTRODUCTION, options: MAKE_OPTIONS }],
+  ['fuse', { introduction: FUSE_INTRODUCTION, options: FUSE_OPTIONS, examples: FUSE_EXAMPLES }],
+])
+
 /**
  * What to print on standard output, and then exit with 0, if the arguments of the whole program ask for help
  * or the version, whatever else is wrong with them; undefined if they ask for neither.
  */
 export function requestedText(argv: readonly string[]): string | undefined {
-  const [first, ...rest] = argv
-  if (first === 'serve' || first === 'make') {
-    const table: OptionTable = first === 'serve' ? SERVE_OPTIONS : MAKE_OPTIONS
-    if (hasFlag(table, rest, 'help')) return first === 'serve' ? serveHelp() : makeHelp()
-    if (hasFlag(table, rest, 'version')) return versionText()
+  const [first = '', ...rest] = argv
+  const command = COMMANDS.get(first)
+  if (command !== undefined) {
+    if (hasFlag(command.options, rest, 'help')) return commandHelp(first)
+    if (hasFlag(command.options, rest, 'version')) return versionText()
     return undefined
   }
   if (first === '--help' || first === '-h') return OVERVIEW
@@ -74,10 +111,19 @@ export function versionText(): string {
 
 /** Text of `ondemand-disk serve --help`, at most 80 columns wide. */
 export function serveHelp(): string {
-  return [SERVE_INTRODUCTION, ...optionGroups(SERVE_OPTIONS), SERVE_EXAMPLES].join('\n')
+  return commandHelp('serve')
+}
+
+/** Text of `ondemand-disk COMMAND --help` for a command that has a table of options. */
+export function commandHelp(name: string): string {
+  const command = COMMANDS.get(name)
+  if (command === undefined) throw new RangeError(`${name} has no table of options.`)
+  const { introduction, options, examples } = command
+  const parts = [introduction, ...optionGroups(options)]
+  return (examples === undefined ? parts : [...parts, examples]).join('\n')
 }
 
 /** Text of `ondemand-disk make --help`, at most 80 columns wide. */
 export function makeHelp(): string {
-  return [MAKE_INTRODUCTION, ...optionGroups(MAKE_OPTIONS)].join('\n')
+  return commandHelp('make')
 }

@@ -76,11 +76,12 @@ type Value<O> = O extends FlagOption
 /** The parsed value of every option of a table. Absent: false for a flag, an empty list, else undefined. */
 export type Parsed<Table extends OptionTable> = { readonly [Name in keyof Table]: Value<Table[Name]> }
 
-/** Under this key stand the arguments that belong to an option with `takesRest`. */
+/** Under this key stand the operands, or the arguments that belong to an option with `takesRest`. */
 export const REST: unique symbol = Symbol('rest')
 
 /**
- * Parses the arguments of a command that takes options, and others behind an option that wants them.
+ * Parses the arguments of a command that takes options, and others behind an option that wants them, or as many
+ * as `operands` names.
  *
  * `--name VALUE` accepts a value with one leading dash (`--size -1` is a bad size, not a missing one). One
  * that begins with two goes after `=`, so that a forgotten value does not swallow the next option.
@@ -89,6 +90,7 @@ export const REST: unique symbol = Symbol('rest')
 export function parseOptions<const Table extends OptionTable>(
   table: Table,
   argv: readonly string[],
+  operands: readonly string[] = [],
 ): Parsed<Table> & { readonly [REST]: readonly string[] } {
   const values: Record<string, unknown> = {}
   const lists = new Map<string, unknown[]>()
@@ -109,7 +111,12 @@ export function parseOptions<const Table extends OptionTable>(
   for (const token of tokensOf(table, argv)) {
     if (token.kind === 'option-terminator') continue
     if (token.kind === 'positional') {
-      if (takers.isDisjointFrom(given)) throw unexpectedArgument(table, token.value, previous)
+      if (operands.length > 0 && rest.length === operands.length) {
+        throw new UsageError(`Unexpected argument ${quote(token.value)} after ${operands.join(' and ')}.`)
+      }
+      if (operands.length === 0 && takers.isDisjointFrom(given)) {
+        throw unexpectedArgument(table, token.value, previous)
+      }
       rest.push(token.value)
       continue
     }
@@ -138,6 +145,8 @@ export function parseOptions<const Table extends OptionTable>(
         break
     }
   }
+  const missing = operands[rest.length]
+  if (missing !== undefined) throw new UsageError(`${missing} is missing.`)
   // Not among the options' own names, and not in what is compared or printed.
   return Object.defineProperty(values, REST, { value: rest }) as ReturnType<typeof parseOptions<Table>>
 }

@@ -21,17 +21,19 @@ koffi.config({
   max_async_calls: 4 * MAX_ASYNC_CALLS,
 })
 
-const libc = koffi.load(null)
+/** The C library of this process, for the modules of this folder. */
+export const libc = koffi.load(null)
 
 /** Called when an asynchronous call ends: `error` only if the call could not be made at all. */
 export type CallDone = (error: Error | null, result: number) => void
 
-type SystemCall<Arguments extends number[]> = {
+export type SystemCall<Arguments extends number[]> = {
   (...args: Arguments): number
   async(...args: [...Arguments, CallDone]): void
 }
 
-function declare<Arguments extends number[]>(prototype: string): SystemCall<Arguments> {
+/** A function of the C library that takes and returns numbers, for the modules of this folder. */
+export function declare<Arguments extends number[]>(prototype: string): SystemCall<Arguments> {
   return libc.func(prototype) as unknown as SystemCall<Arguments>
 }
 
@@ -74,6 +76,8 @@ export const fdatasync = declare<[fd: number]>('int fdatasync(int fd)')
 export const fallocate = declare<[fd: number, mode: number, offset: number, length: number]>(
   'int fallocate64(int fd, int mode, int64_t offset, int64_t length)',
 )
+/** ftruncate(2). */
+export const ftruncate = declare<[fd: number, length: number]>('int ftruncate64(int fd, int64_t length)')
 /** lseek(2); the file position it moves is used by nobody, so calls on one descriptor do not disturb each other. */
 export const lseek = declare<[fd: number, offset: number, whence: number]>(
   'int64_t lseek64(int fd, int64_t offset, int whence)',
@@ -86,6 +90,7 @@ export const fadvise = declare<[fd: number, offset: number, length: number, advi
 export const FALLOC_FL_KEEP_SIZE = 0x01
 export const FALLOC_FL_PUNCH_HOLE = 0x02
 export const FALLOC_FL_ZERO_RANGE = 0x10
+export const SEEK_END = 2
 export const SEEK_DATA = 3
 export const SEEK_HOLE = 4
 export const POSIX_FADV_WILLNEED = 3

@@ -1,0 +1,89 @@
+import { parseChoice, parseDuration } from './option-values.ts'
+import type { OptionTable } from './options.ts'
+import { LOG_LEVELS } from './serve-option-table.ts'
+
+const FILE = 'File'
+const DEVICE = 'Device'
+const SERVER = 'Server'
+const PROGRAM = 'Program'
+
+const ALLOW_OTHER = ['on', 'off', 'auto'] as const
+
+const DEAD_AFTER = {
+  group: SERVER,
+  kind: 'text',
+  placeholder: 'TIME',
+  help: 'Answer by errors once the NBD server has been away for so long. Until then everything waits for it.',
+  shownDefault: 'never',
+  parse: parseDuration,
+} as const
+
+const LOG_LEVEL = {
+  group: PROGRAM,
+  kind: 'text',
+  placeholder: 'LEVEL',
+  help: `Least important lines to log: ${LOG_LEVELS.join(', ')}.`,
+  default: 'info',
+  parse: parseChoice(LOG_LEVELS),
+} as const
+
+const HELP = { group: PROGRAM, kind: 'flag', short: 'h', help: 'Show this text.' } as const
+const VERSION = { group: PROGRAM, kind: 'flag', help: 'Show the version.' } as const
+
+/** The options of `ondemand-disk fuse`, in the order in which `--help` shows them. */
+export const FUSE_OPTIONS = {
+  writable: { group: FILE, kind: 'flag', help: 'Allow writing. Without it the file can only be read.' },
+  growable: {
+    group: FILE,
+    kind: 'flag',
+    help: 'Let writes behind the end make the image longer. Without it they are cut short there. Needs --writable.',
+  },
+  'allow-other': {
+    group: FILE,
+    kind: 'optional value',
+    placeholder: 'MODE',
+    help: `Let other users have access, as far as the mode of the file says: ${ALLOW_OTHER.join(', ')}. Without MODE it means on; auto means where the system allows it.`,
+    shownDefault: 'off',
+    parse: (text: string | undefined) => (text === undefined ? 'on' : parseChoice(ALLOW_OTHER)(text)),
+  },
+  'dead-after': DEAD_AFTER,
+  'log-level': LOG_LEVEL,
+  help: HELP,
+  version: VERSION,
+} as const satisfies OptionTable
+
+/** How a disk can be attached. */
+export const WAYS = ['nbd', 'fuse'] as const
+
+/** The options of `ondemand-disk attach`. */
+export const ATTACH_OPTIONS = {
+  via: {
+    group: DEVICE,
+    kind: 'text',
+    placeholder: 'WAY',
+    help: `How the disk becomes a device: nbd, by the kernel's own driver, or fuse, by a file and a loop device.`,
+    shownDefault: 'nbd where the kernel has it, else fuse',
+    parse: parseChoice(WAYS),
+  },
+  'read-only': { group: DEVICE, kind: 'flag', help: 'Make a device that can only be read.' },
+  'dead-after': DEAD_AFTER,
+  help: HELP,
+  version: VERSION,
+} as const satisfies OptionTable
+
+/** The options of `ondemand-disk detach`. */
+export const DETACH_OPTIONS = {
+  lazy: {
+    group: DEVICE,
+    kind: 'flag',
+    help: 'Take away also a device that is in use: it goes when its last user does.',
+  },
+  help: HELP,
+  version: VERSION,
+} as const satisfies OptionTable
+
+/** The options of `ondemand-disk attached`. */
+export const ATTACHED_OPTIONS = {
+  help: HELP,
+  version: VERSION,
+} as const satisfies OptionTable

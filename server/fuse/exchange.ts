@@ -1,0 +1,62 @@
+/** One request of the kernel and the reply to it: memory that is made once and used again and again. */
+import { codeOf } from '../client/errors.ts'
+import type { Completion } from '../client/operation.ts'
+import { ERRNO, errnoOf } from '../linux/errno.ts'
+import { addressOf } from '../linux/syscalls.ts'
+import { OUT_HEADER_SIZE } from './constants.ts'
+
+/** The largest READ and WRITE, in bytes: what a kernel takes with its default fs.fuse.max_pages_limit. */
+export const MAX_DATA = 2 ** 20
+/** Data of a reply begins here, on a page of its own, and the reply's header right before it. */
+const DATA_START = 4096
+
+/** Told when an operation that is `PENDING` ends. */
+export type Finish = (exchange: Exchange, result: number) => void
+
+export class Exchange implements Completion {
+  /** Where a request is put that comes from the device. */
+  readonly input: Buffer
+  readonly inputAddress: number
+  readonly request: Uint32Array
+  /** The data of a READ goes here from DATA_START on. */
+  readonly output: Buffer
+  readonly dataStart = DATA_START
+  readonly dataAddress: number
+  readonly replyAddress: number
+  readonly reply: Uint32Array
+  /** What `complete` without an error comes to. */
+  expected = 0
+  readonly #finish: Finish
+
+  constructor(finish: Finish) {
+    this.#finish = finish
+    this.input = Buffer.allocUnsafeSlow(MAX_DATA + 4096)
+    this.inputAddress = addressOf(this.input)
+    this.request = new Uint32Array(this.input.buffer, this.input.byteOffset, 64)
+    this.output = Buffer.allocUnsafeSlow(MAX_DATA + DATA_START)
+    this.dataAddress = addressOf(this.output) + DATA_START
+    this.replyAddress = this.dataAddress - OUT_HEADER_SIZE
+    this.reply = new Uint32Array(
+      this.output.buffer,
+      this.output.byteOffset + DATA_START - OUT_HEADER_SIZE,
+      64,
+    )
+  }
+
+  /** Ends an operation that is `PENDING`, once: with its result, or a negative error number. */
+  end(result: number): void {
+    this.#finish(this, result)
+  }
+
+  /** The same for the NBD client: with `expected`, or the number of the error's code. */
+  complete(error?: unknown): void {
+    this.#finish(this, error === undefined ? this.expected : -errnoOfError(error))
+  }
+}
+
+/** Error number by which a program is told of an error; EIO where the error has no code. */
+export function errnoOfError(error: unknown): number {
+  const code = codeOf(error)
+  // The same number on Linux, and the name that the NBD protocol knows it by.
+  return code === 'ENOTSUP' ? ERRNO.EOPNOTSUPP : errnoOf(code)
+}

@@ -1,0 +1,59 @@
+/** The regular file over which the disk is mounted: checks before, and the mount itself. */
+import { realpath, stat } from 'node:fs/promises'
+import { quote } from '../../crds/quote.ts'
+import { codeOf } from '../client/errors.ts'
+import { MNT_DETACH, umount } from '../linux/mount.ts'
+import { FuseError } from './errors.ts'
+import { readMounts } from './mountinfo.ts'
+
+/** As the mount table names our mounts. */
+export const MOUNT_TYPE = 'fuse.ondemand-disk'
+
+/**
+ * The path of the file that is to be mounted over, without links. What a killed process of ours has left
+ * mounted there is removed first.
+ * @throws FuseError
+ */
+export async function checkMountpoint(path: string): Promise<string> {
+  try {
+    return await checked(path)
+  } catch (error) {
+    if (codeOf(error) !== 'ENOTCONN') throw error
+  }
+  await removeDeadMount(path)
+  return await checked(path)
+}
+
+async function checked(path: string): Promise<string> {
+  let resolved: string
+  try {
+    resolved = await realpath(path)
+    if (!(await stat(resolved)).isFile()) {
+      throw new FuseError(
+        'EINVAL',
+        `The mountpoint ${quote(path)} is not a regular file. Give an existing file.`,
+      )
+    }
+  } catch (cause) {
+    if (cause instanceof FuseError || codeOf(cause) === 'ENOTCONN') throw cause
+    const reason = codeOf(cause) === 'ENOENT' ? 'does not exist; make it with touch' : 'cannot be used'
+    throw new FuseError(codeOf(cause) ?? 'EIO', `The mountpoint ${quote(path)} ${reason}.`, { cause })
+  }
+  if ((await readMounts()).some(({ mountpoint }) => mountpoint === resolved)) {
+    throw new FuseError('EEXIST', `${quote(path)} is a mountpoint already. Unmount it, or give another file.`)
+  }
+  return resolved
+}
+
+async function removeDeadMount(path: string): Promise<void> {
+  const mounts = await readMounts()
+  // realpath(3) fails on a dead mount, so the name has to be right already.
+  const dead = mounts.findLast(({ mountpoint }) => mountpoint === path)
+  if (dead?.type !== MOUNT_TYPE) {
+    throw new FuseError(
+      'ENOTCONN',
+      `A dead file system is mounted on ${quote(path)}. Unmount it: umount -l ${path}`,
+    )
+  }
+  await umount(path, MNT_DETACH)
+}
