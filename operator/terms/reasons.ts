@@ -90,6 +90,10 @@ export const POOL_REASONS = {
     'The server’s Pod does not run. The message says why: no node for it, no image, a container that fails.',
     'See `kubectl describe pod` and `kubectl logs`.',
   ),
+  SparesFailed: row(
+    'Spares cannot be made. The message has the last line that mkfs or the command wrote to standard error.',
+    'Correct `spec.onDemand.template`, or free space on the volume.',
+  ),
   Deleting: row(
     'The pool is being deleted and waits for its disks. The message says which.',
     'Delete the disks.',

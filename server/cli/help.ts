@@ -46,8 +46,8 @@ const SERVE_EXAMPLES = `Examples:
 const MAKE_INTRODUCTION = `Usage: ondemand-disk make --dir DIR --manifest FILE [OPTION]...
 
 Makes the disk that a manifest declares, if it is not there yet, and ends: a
-file named by the object's metadata.uid. A crash at any moment leaves no disk or a
-whole one, and a disk that is there is never touched. This is what the Jobs of
+file named by the object's metadata.uid. A crash at any moment leaves no disk or
+a whole one, and a disk that is there is never touched. This is what the Jobs of
 the operator run.
 
 Exit code: 0 the disk is there; 1 it could not be made, trying again may help;

@@ -62,7 +62,7 @@ async function startTarget(directory: string): Promise<Target> {
     '--command': 'truncate -s "$size" "$disk"',
     '--listen': '127.0.0.1:0',
     '--wait': '1',
-    '--handshake-timeout': '5s',
+    '--handshake-timeout': '1s',
   }
   const argv = Object.entries(options).map(([name, value]) => `${name}=${value}`)
   const child = spawn(process.execPath, [main, 'serve', ...argv], { stdio: ['ignore', 'ignore', 'pipe'] })

@@ -1,0 +1,169 @@
+/** The operator's controllers: what has to be looked at again when something changes, and looking at it. */
+import type { DiskPool } from '../../crds/diskpool.ts'
+import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
+import type { Controllers, ControllersTerms } from '../cli/run.ts'
+import { actOnDisk } from '../disk/act.ts'
+import { observeDisk } from '../disk/observe.ts'
+import { isTrue } from '../disk/observed.ts'
+import { planDisk } from '../disk/plan.ts'
+import { startController } from '../kube/controller.ts'
+import type { KubeObject } from '../kube/objects.ts'
+import { type Priority, WorkQueue } from '../kube/queue.ts'
+import { keyOf } from '../kube/store.ts'
+import { actOnPool } from '../pool/act.ts'
+import { observePool } from '../pool/observe.ts'
+import { planPool } from '../pool/plan.ts'
+import type { PodSettings } from '../pool/settings.ts'
+import { followWorld, poolKeyOf } from '../pool/world.ts'
+import { DISK_LABEL, POOL_LABEL } from '../terms/names.ts'
+
+/** News of a pool's disks is gathered for so long, in ms: its status counts them, and each count is a write. */
+const GATHER_MS = 2000
+
+/** Follows the cluster at once, and acts when told to. */
+export function startControllers({ client, events, options, log }: ControllersTerms): Controllers {
+  const settings: PodSettings = {
+    image: options.image,
+    imagePullPolicy: options['image-pull-policy'],
+    imagePullSecrets: options['image-pull-secret'],
+    agentClusterRole: options['agent-cluster-role'],
+  }
+  const diskQueue = new WorkQueue()
+  const poolQueue = new WorkQueue()
+
+  const world = followWorld(
+    client,
+    options.namespace,
+    {
+      disk(event) {
+        const { object } = event
+        diskQueue.add(keyOf(object), priorityOf(event))
+        if (event.type !== 'updated' || countsAnew(event.old, object))
+          poolQueue.addAfter(poolKeyOf(object), GATHER_MS)
+      },
+      pool(event) {
+        const key = keyOf(event.object)
+        poolQueue.add(key, priorityOf(event))
+        if (event.type !== 'updated' || isAnotherPool(event.old, event.object)) lookAtWaiting(key)
+      },
+      job: ({ object }) => addOwner(object),
+      pod: ({ object }) => {
+        const { namespace, labels = {} } = object.metadata
+        const pool = `${namespace}/${labels[POOL_LABEL]}`
+        const uid = labels[DISK_LABEL]
+        if (uid !== undefined) {
+          for (const disk of world.disks.byIndex('uid', uid)) diskQueue.add(keyOf(disk))
+        } else if (labels['app.kubernetes.io/component'] === 'server') {
+          poolQueue.add(pool)
+          lookAtWaiting(pool)
+        }
+      },
+      claim: ({ object }) => {
+        const { namespace, labels = {} } = object.metadata
+        const own = labels[POOL_LABEL]
+        const pools = [
+          ...world.pools.byIndex('claim', keyOf(object)).map(keyOf),
+          ...(own === undefined ? [] : [`${namespace}/${own}`]),
+        ]
+        for (const pool of pools) {
+          poolQueue.add(pool)
+          lookAtWaiting(pool)
+        }
+      },
+      part: ({ object }) => {
+        const pool = object.metadata.labels?.[POOL_LABEL]
+        if (pool !== undefined) poolQueue.add(`${object.metadata.namespace}/${pool}`)
+      },
+    },
+    log,
+  )
+
+  function addOwner({ metadata }: KubeObject): void {
+    for (const { kind, name } of metadata.ownerReferences ?? []) {
+      const key = `${metadata.namespace}/${name}`
+      if (kind === 'OnDemandDisk') diskQueue.add(key)
+      if (kind === 'DiskPool') poolQueue.add(key)
+    }
+  }
+
+  /** What has changed of a pool may be what its disks wait for: those that are to be made, and those that are to go. */
+  function lookAtWaiting(pool: string): void {
+    for (const disk of world.disks.byIndex('pool', pool)) {
+      if (isWaiting(disk)) diskQueue.add(keyOf(disk), 'low')
+    }
+  }
+
+  /** Places of a pool: a disk that has gone, or shrunk its wish, makes room. */
+  const placed = new Map<string, string>()
+
+  async function reconcileDisk(key: string, signal: AbortSignal) {
+    const seen = await observeDisk(world, key)
+    if (!seen) return undefined
+    const { actions, requeueAfterMs } = planDisk(seen)
+    // From here to the end of the writes no other worker may give the same place away.
+    const { uid = '' } = seen.disk.metadata
+    const takesPlace = actions.some(({ kind }) => kind === 'start job')
+    if (takesPlace) world.starting.add(uid)
+    try {
+      await actOnDisk({ world, events, settings, signal }, seen, actions)
+    } finally {
+      world.starting.delete(uid)
+    }
+    return requeueAfterMs === undefined ? undefined : { requeueAfterMs }
+  }
+
+  async function reconcilePool(key: string, signal: AbortSignal) {
+    const seen = await observePool(world, key, settings)
+    if (!seen) {
+      placed.delete(key)
+      return undefined
+    }
+    const places = `${seen.disks.count} ${seen.disks.provisioned}`
+    if (placed.get(key) !== places) {
+      placed.set(key, places)
+      const { quota, onDemand } = seen.pool.spec ?? {}
+      if (quota !== undefined || onDemand?.maxDisks !== undefined) lookAtWaiting(key)
+    }
+    const { actions, requeueAfterMs } = planPool(seen)
+    await actOnPool({ world, events, signal }, seen, actions)
+    return requeueAfterMs === undefined ? undefined : { requeueAfterMs }
+  }
+
+  let controllers: ReturnType<typeof startController>[] = []
+  return {
+    synced: world.synced,
+    act() {
+      const common = { workers: options.workers, log }
+      controllers = [
+        startController({ ...common, name: 'ondemanddisk', queue: diskQueue, reconcile: reconcileDisk }),
+        startController({ ...common, name: 'diskpool', queue: poolQueue, reconcile: reconcilePool }),
+      ]
+      return controllers.map(({ meter }) => meter)
+    },
+    async stop() {
+      await Promise.all(controllers.map(controller => controller.stop()))
+      await world.stop()
+    },
+  }
+}
+
+function priorityOf(event: { readonly type: string; readonly initial?: boolean }): Priority {
+  return event.type === 'added' && event.initial === true ? 'low' : 'news'
+}
+
+/** Is there something that the pool counts? */
+function countsAnew(old: OnDemandDisk, { spec }: OnDemandDisk): boolean {
+  return old.spec?.size !== spec?.size
+}
+
+/** Not only its status is another one. */
+function isAnotherPool(old: DiskPool, { metadata }: DiskPool): boolean {
+  return (
+    old.metadata.generation !== metadata.generation ||
+    old.metadata.deletionTimestamp !== metadata.deletionTimestamp
+  )
+}
+
+function isWaiting(disk: OnDemandDisk): boolean {
+  return disk.metadata.deletionTimestamp !== undefined || !isTrue(disk, 'Provisioned')
+}

@@ -1,0 +1,188 @@
+/** Looks at a disk: from the stores, and from the API server itself where a store that is behind would mislead. */
+import { type DiskPool, parseDiskPool } from '../../crds/diskpool.ts'
+import { InvalidSpecError, type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
+import { JOBS, type Job, type PersistentVolumeClaim, type Pod } from '../kube/objects.ts'
+import { keyOf, refOf } from '../kube/store.ts'
+import { type JobView, viewJob } from '../pool/job-view.ts'
+import { sizeOf } from '../pool/observe.ts'
+import { claimName } from '../pool/parts.ts'
+import { isOneNode } from '../pool/spares.ts'
+import { exportKeyOf, poolKeyOf, type World } from '../pool/world.ts'
+import { allot, type Claimant, type Refusal } from '../terms/allotment.ts'
+import { diskJobName, poolNames } from '../terms/names.ts'
+import { type DiskObserved, isTrue, type PoolView } from './observed.ts'
+
+/** A disk as it is seen, with what doing something for it needs beside. */
+export interface SeenDisk extends DiskObserved {
+  readonly validPool: DiskPool | undefined
+  readonly job: JobView
+  readonly jobUid: string | undefined
+  readonly isOneNode: boolean
+}
+
+/** Undefined: there is no such disk (any more). */
+export async function observeDisk(world: World, key: string): Promise<SeenDisk | undefined> {
+  const { namespace = '', name } = refOf(key)
+  const stored = world.disks.get(namespace, name)
+  const disk = stored && world.freshDisks.latest(key, stored)
+  if (!disk) return undefined
+  const pool = world.pools.get(namespace, disk.spec?.poolName ?? 'default')
+  const validPool = pool && parsedPool(pool)
+  const isDeleted = disk.metadata.deletionTimestamp !== undefined
+  const claim = world.claims.get(namespace, claimOf(disk, validPool))
+  const serverPod = world.pods.get(namespace, poolNames(disk.spec?.poolName ?? 'default').pod)
+  const job = await findJob(world, disk)
+  const jobView = viewJob(
+    job,
+    job ? world.pods.byIndex('owner', job.metadata.uid ?? '') : [],
+    disk.metadata.uid,
+  )
+  return {
+    disk,
+    parsed: parsed(disk, pool),
+    pool: {
+      state: poolState(pool, validPool),
+      isReachable: isReachable(claim, serverPod),
+      ...(isDeleted && { lost: await lostReason(world, disk, pool, claim, serverPod) }),
+    },
+    job: jobView,
+    refusal: isStarted(disk) || isDeleted ? undefined : refusalOf(world, disk, validPool),
+    nameHolder: isStarted(disk) || isDeleted ? undefined : nameHolder(world, disk),
+    now: Date.now(),
+    validPool: validPool instanceof InvalidSpecError ? undefined : validPool,
+    jobUid: job?.metadata.uid,
+    isOneNode: isOneNode(claim),
+  }
+}
+
+const pools = new WeakMap<DiskPool, DiskPool | InvalidSpecError>()
+
+/** Each state of a pool is checked once. */
+export function parsedPool(pool: DiskPool): DiskPool | InvalidSpecError {
+  const known = pools.get(pool)
+  if (known) return known
+  const result = check(() => parseDiskPool(pool))
+  pools.set(pool, result)
+  return result
+}
+
+function parsed(disk: OnDemandDisk, pool: DiskPool | undefined): OnDemandDisk | InvalidSpecError {
+  const names = pool?.spec?.exportNames === 'Relaxed' ? 'relaxed' : 'strict'
+  return check(() => parseOnDemandDisk(disk, { names }))
+}
+
+function check<T>(parse: () => T): T | InvalidSpecError {
+  try {
+    return parse()
+  } catch (error) {
+    if (error instanceof InvalidSpecError) return error
+    throw error
+  }
+}
+
+function poolState(
+  pool: DiskPool | undefined,
+  valid: DiskPool | InvalidSpecError | undefined,
+): PoolView['state'] {
+  if (!pool) return 'missing'
+  if (pool.metadata.deletionTimestamp !== undefined) return 'deleting'
+  return valid instanceof InvalidSpecError ? 'invalid' : 'there'
+}
+
+/** Also of a pool that is gone or has become invalid. */
+function claimOf(disk: OnDemandDisk, pool: DiskPool | InvalidSpecError | undefined): string {
+  if (pool && !(pool instanceof InvalidSpecError)) return claimName(pool)
+  return poolNames(disk.spec?.poolName ?? 'default').claim
+}
+
+/** A Job whose Pod cannot be placed would only wait, and nobody could tell whether it has done something. */
+function isReachable(claim: PersistentVolumeClaim | undefined, serverPod: Pod | undefined): boolean {
+  if (!claim || claim.metadata.deletionTimestamp !== undefined) return false
+  return serverPod?.spec?.nodeName !== undefined && serverPod.metadata.deletionTimestamp === undefined
+}
+
+async function lostReason(
+  world: World,
+  disk: OnDemandDisk,
+  pool: DiskPool | undefined,
+  claim: PersistentVolumeClaim | undefined,
+  serverPod: Pod | undefined,
+): Promise<string | undefined> {
+  const { namespace = '' } = disk.metadata
+  // The agent loses its rights and its claim goes, in no order.
+  if (await world.isNamespaceTerminating(namespace)) return `The namespace ${namespace} is being deleted.`
+  if (
+    serverPod &&
+    serverPod.metadata.deletionTimestamp === undefined &&
+    serverPod.spec?.nodeName !== undefined
+  ) {
+    return undefined
+  }
+  const name = disk.spec?.poolName ?? 'default'
+  if (!pool) return `The DiskPool ${name} is gone.`
+  const valid = parsedPool(pool)
+  if (!claim) return `The PersistentVolumeClaim ${claimOf(disk, valid)} of the DiskPool ${name} is gone.`
+  if (claim.metadata.deletionTimestamp !== undefined) {
+    return `The PersistentVolumeClaim ${claim.metadata.name} of the DiskPool ${name} is being deleted.`
+  }
+  const server = world.parts.server.get(namespace, poolNames(name).server)
+  const isServerGoing = !server || server.metadata.deletionTimestamp !== undefined
+  if (pool.metadata.deletionTimestamp !== undefined && isServerGoing) {
+    return `The DiskPool ${name} is being deleted, and its server is gone.`
+  }
+  return undefined
+}
+
+/**
+ * The disk's Job. That there is none is believed only where there cannot have been one, or the API server says so
+ * itself: a store that is behind would have a second one made, or a file come back after it was removed.
+ */
+async function findJob(world: World, disk: OnDemandDisk): Promise<Job | undefined> {
+  const { namespace, uid = '' } = disk.metadata
+  const ref = { namespace, name: diskJobName(uid) }
+  const key = `${namespace}/${ref.name}`
+  const stored = world.freshJobs.latest(key, world.jobs.get(namespace, ref.name))
+  if (stored) return stored
+  if (!disk.status?.attempts || isTrue(disk, 'Formatted')) return undefined
+  return await world.client.find(JOBS, ref)
+}
+
+/** Has the disk a place in its pool, whatever the limits are now? */
+function isStarted(disk: OnDemandDisk): boolean {
+  return (disk.status?.attempts ?? 0) > 0 || isTrue(disk, 'Provisioned') || isTrue(disk, 'Formatted')
+}
+
+function refusalOf(
+  world: World,
+  disk: OnDemandDisk,
+  pool: DiskPool | InvalidSpecError | undefined,
+): Refusal | undefined {
+  if (!pool || pool instanceof InvalidSpecError) return undefined
+  const { quota, onDemand } = pool.spec
+  if (quota === undefined && onDemand.maxDisks === undefined) return undefined
+  const all = world.disks
+    .byIndex('pool', poolKeyOf(disk))
+    .map(stored => claimantOf(world, world.freshDisks.latest(keyOf(stored), stored) ?? stored))
+  return allot(all, { quota, maxDisks: onDemand.maxDisks }).get(disk.metadata.uid ?? '')?.refusal
+}
+
+function claimantOf(world: World, disk: OnDemandDisk): Claimant {
+  const { uid = '', creationTimestamp = '' } = disk.metadata
+  return {
+    uid,
+    createdAt: creationTimestamp,
+    size: sizeOf(disk),
+    currentSize: disk.status?.size,
+    started: isStarted(disk) || world.starting.has(uid),
+  }
+}
+
+/** Another disk that has the export name: one that is served, else the oldest. */
+function nameHolder(world: World, disk: OnDemandDisk): string | undefined {
+  const rivals = world.disks.byIndex('export', exportKeyOf(disk))
+  if (rivals.length < 2) return undefined
+  const rank = (each: OnDemandDisk) =>
+    `${isStarted(each) ? 0 : 1} ${each.metadata.creationTimestamp ?? ''} ${each.metadata.uid ?? ''}`
+  const [first] = rivals.map(each => ({ each, rank: rank(each) })).sort((a, b) => (a.rank < b.rank ? -1 : 1))
+  return first && first.each.metadata.uid !== disk.metadata.uid ? first.each.metadata.name : undefined
+}

@@ -1,0 +1,90 @@
+/** What is seen of a disk, what can be done for it, and how its conditions are written. */
+import type { Condition, InvalidSpecError, OnDemandDisk } from '../../crds/ondemanddisk.ts'
+import type { ConditionChange, StatusChange } from '../kube/conditions.ts'
+import type { EventNote } from '../kube/events.ts'
+import type { JobView } from '../pool/job-view.ts'
+import type { Refusal } from '../terms/allotment.ts'
+import { DISK_REASONS, type DiskReason } from '../terms/reasons.ts'
+
+/** A disk, and all that decides about it. */
+export interface DiskObserved {
+  /** The object as the API server has it. */
+  readonly disk: OnDemandDisk
+  /** The object checked and completed, or what is wrong with it. */
+  readonly parsed: OnDemandDisk | InvalidSpecError
+  readonly pool: PoolView
+  readonly job: JobView
+  /** Why the pool has no place for the disk; counts until the disk is made. */
+  readonly refusal?: Refusal | undefined
+  /** Object name of another disk of the pool that has the export name by right. */
+  readonly nameHolder?: string | undefined
+  /** ms since 1970. */
+  readonly now: number
+}
+
+/** The pool, as far as a disk is concerned. */
+export interface PoolView {
+  readonly state: 'missing' | 'invalid' | 'there' | 'deleting'
+  /** Jobs can reach its volume now. */
+  readonly isReachable: boolean
+  /** There is nobody, and will be nobody, who could remove a disk's data: why. */
+  readonly lost?: string | undefined
+}
+
+/** One step. They are taken in order; the rest is dropped when one fails. */
+export type DiskAction =
+  /** Takes the disk into care: finalizer, label, and what was accepted of its spec. Before anything else is done. */
+  | { readonly kind: 'claim'; readonly accepted: string }
+  /** Holds only for the very state that was seen. */
+  | { readonly kind: 'status'; readonly change: StatusChange; readonly event?: EventNote }
+  /** Makes the ConfigMap and the Job; always right after a status that counts the attempt. */
+  | { readonly kind: 'start job'; readonly attempt: number }
+  /** Deletes the Job. Its ConfigMap goes too where the Job is not to be made again. */
+  | { readonly kind: 'delete job'; readonly withConfigMap: boolean }
+  /** Removes the finalizer: the object goes. */
+  | { readonly kind: 'release'; readonly event?: EventNote }
+
+export interface Plan {
+  readonly actions: readonly DiskAction[]
+  /** Look again after so long, in ms, even if nothing changes. */
+  readonly requeueAfterMs?: number
+}
+
+/** Is the disk a file of the pool? */
+export function hasFile({ spec }: OnDemandDisk): boolean {
+  return spec.mode === 'Persistent' && spec.upstream === undefined
+}
+
+export function conditionOf(disk: OnDemandDisk, type: string): Condition | undefined {
+  return disk.status?.conditions?.find(condition => condition.type === type)
+}
+
+export function isTrue(disk: OnDemandDisk, type: string): boolean {
+  return conditionOf(disk, type)?.status === 'True'
+}
+
+/** A condition of ours. */
+export function condition(
+  disk: OnDemandDisk,
+  type: 'Ready' | 'Provisioned' | 'Formatted',
+  status: 'True' | 'False' | 'Unknown',
+  reason: DiskReason,
+  message: string = DISK_REASONS[reason].meaning,
+): ConditionChange {
+  return { type, status, reason, message, ...observedGeneration(disk) }
+}
+
+export function observedGeneration({ metadata: { generation } }: OnDemandDisk) {
+  return generation === undefined ? {} : { observedGeneration: generation }
+}
+
+/** Writes conditions, and that this generation of the spec has been seen. */
+export function status(
+  disk: OnDemandDisk,
+  conditions: readonly ConditionChange[],
+  event?: EventNote,
+  fields: Readonly<Record<string, unknown>> = {},
+): DiskAction {
+  const change = { conditions, fields: { ...observedGeneration(disk), ...fields } }
+  return { kind: 'status', change, ...(event && { event }) }
+}

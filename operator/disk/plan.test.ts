@@ -1,0 +1,368 @@
+import { describe, expect, test } from 'vitest'
+import { InvalidSpecError, type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
+import { type JobView, retryDelay } from '../pool/job-view.ts'
+import {
+  ACCEPTED_ANNOTATION,
+  FINALIZER,
+  FORCE_DELETE_ANNOTATION,
+  POOL_LABEL,
+  SPARE_ANNOTATION,
+} from '../terms/names.ts'
+import type { DiskAction, DiskObserved } from './observed.ts'
+import { planDisk } from './plan.ts'
+
+const NOW = Date.parse('2026-01-01T00:10:00Z')
+
+interface Given {
+  readonly spec?: Record<string, unknown>
+  readonly metadata?: Record<string, unknown>
+  readonly status?: Record<string, unknown>
+  readonly conditions?: readonly string[]
+  readonly claimed?: boolean
+  readonly observed?: Partial<DiskObserved>
+}
+
+/** `Ready False Provisioning` as a condition; what follows is its message. */
+function parseCondition(text: string) {
+  const [type, status, reason, ...message] = text.split(' ')
+  return {
+    type,
+    status,
+    reason,
+    message: message.join(' '),
+    observedGeneration: 1,
+    lastTransitionTime: '2026-01-01T00:00:00Z',
+  }
+}
+
+function see({ spec, metadata, status, conditions, claimed = true, observed }: Given = {}): DiskObserved {
+  const disk = {
+    apiVersion: 'ondemanddisk.dev/v1alpha1',
+    kind: 'OnDemandDisk',
+    metadata: {
+      name: 'alice',
+      namespace: 'ns',
+      uid: 'uid-1',
+      generation: 1,
+      resourceVersion: '7',
+      creationTimestamp: '2026-01-01T00:09:30Z',
+      ...(claimed && {
+        finalizers: [FINALIZER],
+        labels: { [POOL_LABEL]: 'lab' },
+        annotations: {
+          [ACCEPTED_ANNOTATION]: JSON.stringify({
+            poolName: 'lab',
+            exportName: 'alice',
+            mode: spec?.mode ?? 'Persistent',
+            ...(spec?.upstream ? { upstream: { uri: '' } } : { filesystem: { type: 'ext4' } }),
+          }),
+        },
+      }),
+      ...metadata,
+    },
+    spec: { poolName: 'lab', size: '1Gi', ...spec },
+    status: { ...status, conditions: (conditions ?? []).map(parseCondition) },
+  } as unknown as OnDemandDisk
+  let parsed: OnDemandDisk | InvalidSpecError
+  try {
+    parsed = parseOnDemandDisk(disk)
+  } catch (error) {
+    if (!(error instanceof InvalidSpecError)) throw error
+    parsed = error
+  }
+  return {
+    disk,
+    parsed,
+    pool: { state: 'there', isReachable: true },
+    job: { state: 'none' },
+    now: NOW,
+    ...observed,
+  }
+}
+
+/** An action in a line. */
+function line(action: DiskAction): string {
+  switch (action.kind) {
+    case 'status': {
+      const attempts = action.change.fields?.attempts
+      return [
+        'status',
+        ...(attempts === undefined ? [] : [`attempts=${attempts}`]),
+        ...(action.change.conditions ?? []).map(({ type, status, reason }) => `${type}=${status}/${reason}`),
+        ...(action.event ? [`+${action.event.type} ${action.event.reason}`] : []),
+      ].join(' ')
+    }
+    case 'claim':
+      return 'claim'
+    case 'start job':
+      return `start job ${action.attempt}`
+    case 'delete job':
+      return action.withConfigMap ? 'delete job and map' : 'delete job'
+    case 'release':
+      return action.event ? `release +${action.event.type} ${action.event.reason}` : 'release'
+  }
+}
+
+const lines = (given: Given) => planDisk(see(given)).actions.map(line)
+const ready = (given: Given) => {
+  for (const action of planDisk(see(given)).actions) {
+    if (action.kind !== 'status') continue
+    const found = action.change.conditions?.find(({ type }) => type === 'Ready')
+    if (found) return found
+  }
+  return undefined
+}
+
+const FAILED: JobView = {
+  state: 'failed',
+  message: 'mkfs.ext4 failed: no luck',
+  isFinal: false,
+  generation: 1,
+  attempt: 1,
+  finishedAt: NOW - 1000,
+}
+const PROVISIONING = 'Provisioned=False/Provisioning Formatted=False/Provisioning Ready=False/Provisioning'
+const MADE = ['Formatted True Formatted', 'Provisioned True Formatted']
+const UNKNOWN = 'Provisioned=Unknown/PoolNotReady'
+const DELETED = { deletionTimestamp: '2026-01-01T00:09:59Z' }
+const job = (view: JobView): Partial<DiskObserved> => ({ job: view })
+
+describe('A disk on its way', () => {
+  test.for<[string, Given, string[]]>([
+    ['is taken into care before anything is done', { claimed: false }, ['claim']],
+    [
+      'gets a Job, counted first',
+      {},
+      [`status attempts=1 ${PROVISIONING} +Normal Provisioning`, 'start job 1'],
+    ],
+    [
+      'whose Job vanished gets another, counted again',
+      { status: { attempts: 3 } },
+      [`status attempts=4 ${PROVISIONING}`, 'start job 4'],
+    ],
+    ['waits for its Job', { observed: job({ state: 'running' }) }, [`status ${PROVISIONING}`]],
+    ['waits for a Job that is going', { observed: job({ state: 'terminating' }) }, []],
+    [
+      'is latched when the Job is done, and only then the Job goes',
+      { observed: job({ state: 'succeeded', finishedAt: NOW }) },
+      [
+        'status Formatted=True/Formatted Provisioned=True/Formatted Ready=False/WaitingForServer +Normal Provisioned',
+        'delete job and map',
+      ],
+    ],
+    [
+      'that is latched never gets a Job again',
+      { conditions: ['Formatted True Formatted'] },
+      ['status Provisioned=True/Formatted Ready=False/WaitingForServer +Normal Provisioned'],
+    ],
+    [
+      'whose file is missing never gets a Job again',
+      { conditions: [...MADE, 'Exported False DataMissing The file is gone.'] },
+      ['status Ready=False/DataMissing'],
+    ],
+    [
+      'is ready when it is exported',
+      { conditions: [...MADE, 'Exported True Serving'] },
+      ['status Ready=True/Ready +Normal Ready'],
+    ],
+    [
+      'cleans up after a crash between latch and deletion',
+      { conditions: MADE, observed: job({ state: 'succeeded', finishedAt: NOW }) },
+      ['status Ready=False/WaitingForServer', 'delete job and map'],
+    ],
+    [
+      'that is temporary needs no Job',
+      { spec: { mode: 'Temporary' } },
+      ['status Provisioned=True/NothingToMake Ready=False/WaitingForServer'],
+    ],
+    [
+      'with upstream needs no Job',
+      { spec: { size: undefined, upstream: { uri: 'nbd://other' } } },
+      ['status Provisioned=True/NothingToMake Ready=False/WaitingForServer'],
+    ],
+  ])('%s', ([, given, expected]) => {
+    expect(lines(given)).toEqual(expected)
+  })
+
+  test('made of a spare has no Job while the agent is at it, and one when it was not', () => {
+    const annotations = { ...see().disk.metadata.annotations, [SPARE_ANNOTATION]: 'x-1' }
+    const young = planDisk(see({ metadata: { annotations } }))
+    expect(young.actions.map(line)).toEqual([`status ${PROVISIONING}`])
+    expect(young.requeueAfterMs).toBe(30_000)
+    expect(lines({ metadata: { annotations }, observed: { now: NOW + 30_000 } })).toContain('start job 1')
+  })
+})
+
+describe('A disk that cannot be made says why', () => {
+  test.for<[string, Given, string, RegExp]>([
+    ['bad spec', { spec: { size: '1GiB' } }, 'InvalidSpec', /^spec\.size: /],
+    [
+      'no pool',
+      { observed: { pool: { state: 'missing', isReachable: false } } },
+      'PoolNotFound',
+      /DiskPool lab/,
+    ],
+    ['bad pool', { observed: { pool: { state: 'invalid', isReachable: false } } }, 'PoolInvalid', /lab/],
+    [
+      'pool that goes',
+      { observed: { pool: { state: 'deleting', isReachable: true } } },
+      'PoolDeleting',
+      /lab/,
+    ],
+    [
+      'pool without a server',
+      { observed: { pool: { state: 'there', isReachable: false } } },
+      'PoolNotReady',
+      /no place/,
+    ],
+    ['name taken', { observed: { nameHolder: 'bob' } }, 'ExportNameTaken', /bob.*"alice"/],
+    [
+      'quota',
+      { observed: { refusal: { reason: 'QuotaExceeded', message: 'Full.' } } },
+      'QuotaExceeded',
+      /^Full\.$/,
+    ],
+    [
+      'temporary and over the limit',
+      { spec: { mode: 'Temporary' }, observed: { refusal: { reason: 'TooManyDisks', message: 'Full.' } } },
+      'TooManyDisks',
+      /^Full\.$/,
+    ],
+    ['foreign Job', { observed: job({ state: 'foreign', name: 'odd-uid-1' }) }, 'NameTaken', /odd-uid-1/],
+    [
+      'Pod that does not run',
+      { observed: job({ state: 'running', problem: 'ErrImagePull' }) },
+      'Provisioning',
+      /ErrImagePull/,
+    ],
+    [
+      'failed',
+      { observed: job(FAILED) },
+      'FormatFailed',
+      /^mkfs\.ext4 failed: no luck \(attempt 1; the next is at 2026-01-01T00:10:09Z\)$/,
+    ],
+    [
+      'invalid for mkfs',
+      { observed: job({ ...FAILED, isFinal: true, message: 'spec.filesystem.type: There is none.' }) },
+      'InvalidSpec',
+      /^spec\.filesystem\.type: There is none\.$/,
+    ],
+  ])('%s', ([, given, reason, message]) => {
+    const plan = planDisk(see(given))
+    expect(ready(given)).toMatchObject({ status: 'False', reason, message: expect.stringMatching(message) })
+    expect(plan.actions.some(({ kind }) => kind === 'start job')).toBe(false)
+  })
+
+  test('and the API conventions want Unknown for what is not known yet', () => {
+    expect(lines({ observed: { nameHolder: 'bob' } })).toEqual([
+      `status ${UNKNOWN} Ready=False/ExportNameTaken`,
+    ])
+  })
+})
+
+describe('A failed attempt', () => {
+  test('is followed by the next after its delay', () => {
+    expect(planDisk(see({ observed: job(FAILED) })).requeueAfterMs).toBe(9000)
+    expect(lines({ observed: { job: FAILED, now: NOW + 9000 } })).toEqual(['delete job'])
+    expect([1, 2, 3, 6, 7, 1000].map(retryDelay)).toEqual([10_000, 20_000, 40_000, 320_000, 600_000, 600_000])
+  })
+
+  test('is followed by the next at once when the spec has changed', () => {
+    expect(lines({ metadata: { generation: 2 }, observed: job({ ...FAILED, isFinal: true }) })).toEqual([
+      'delete job',
+    ])
+  })
+
+  test('that cannot be helped is not tried again', () => {
+    expect(
+      planDisk(see({ observed: { job: { ...FAILED, isFinal: true }, now: NOW + 1e9 } })).requeueAfterMs,
+    ).toBeUndefined()
+  })
+})
+
+describe('What cannot be changed is refused though the API server let it through', () => {
+  test.for<[string, Given, RegExp]>([
+    ['the name', { spec: { exportName: 'bob' } }, /^spec\.exportName: .*"alice"/],
+    ['the pool', { spec: { poolName: 'other' } }, /^spec\.poolName: .*"lab"/],
+    ['the filesystem', { spec: { filesystem: { type: 'xfs' } } }, /^spec\.filesystem: /],
+    ['from filesystem to command', { spec: { command: 'x' } }, /^spec\.command: /],
+    [
+      'the size, downwards',
+      { status: { size: 2 ** 31 }, conditions: MADE },
+      /^spec\.size: A disk cannot shrink/,
+    ],
+  ])('%s', ([, given, message]) => {
+    expect(ready(given)).toMatchObject({ reason: 'InvalidSpec', message: expect.stringMatching(message) })
+  })
+
+  test('growing is not', () => {
+    expect(
+      ready({ status: { size: 2 ** 20 }, conditions: [...MADE, 'Exported True Serving'] }),
+    ).toMatchObject({ status: 'True' })
+  })
+
+  test('and an annotation that a user has spoilt does no harm', () => {
+    for (const text of ['', '{', '7', '[]']) {
+      const annotations = { [ACCEPTED_ANNOTATION]: text }
+      expect(lines({ metadata: { annotations } }).length).toBeGreaterThan(0)
+    }
+  })
+})
+
+describe('A disk that is deleted', () => {
+  const deleted = (given: Given = {}): Given => ({ ...given, metadata: { ...DELETED, ...given.metadata } })
+  test.for<[string, Given, string[]]>([
+    ['is not ours any more', deleted({ claimed: false }), []],
+    ['goes at once where nothing was done', deleted(), ['release']],
+    [
+      'stops its Job first',
+      deleted({ status: { attempts: 1 }, observed: job({ state: 'running' }) }),
+      ['status Ready=False/StoppingJob', 'delete job and map'],
+    ],
+    [
+      'waits for the Job to go',
+      deleted({ status: { attempts: 1 }, observed: job({ state: 'terminating' }) }),
+      ['status Ready=False/StoppingJob'],
+    ],
+    ['then lets the agent begin', deleted({ status: { attempts: 1 } }), ['status Ready=False/Deleting']],
+    [
+      'waits for the agent',
+      deleted({ conditions: [...MADE, 'Exported True Serving'] }),
+      ['status Ready=False/Deleting'],
+    ],
+    [
+      'goes when the agent is done',
+      deleted({ conditions: [...MADE, 'Exported False Removed'] }),
+      ['release +Normal Deleted'],
+    ],
+    [
+      'goes when the data is kept',
+      deleted({ conditions: [...MADE, 'Exported False Retained'] }),
+      ['release +Normal Deleted'],
+    ],
+    [
+      'goes with a warning where there is no agent any more',
+      deleted({
+        conditions: MADE,
+        observed: { pool: { state: 'missing', isReachable: false, lost: 'The pool is gone.' } },
+      }),
+      ['release +Warning DataLeft'],
+    ],
+    [
+      'with a bad spec goes all the same',
+      deleted({ spec: { size: 'x' }, conditions: [...MADE, 'Exported False Removed'] }),
+      ['release +Normal Deleted'],
+    ],
+  ])('%s', ([, given, expected]) => {
+    expect(lines(given)).toEqual(expected)
+  })
+
+  test('while it is in use says by whom, and what to do', () => {
+    const conditions = [...MADE, 'Exported True InUse In use by 10.0.0.7 since noon.']
+    expect(ready(deleted({ conditions }))?.message).toMatch(
+      /In use by 10\.0\.0\.7 since noon\..*force-delete=true/,
+    )
+    const annotations = { [FORCE_DELETE_ANNOTATION]: 'true' }
+    expect(ready(deleted({ conditions, metadata: { annotations } }))?.message).toContain('being disconnected')
+  })
+})

@@ -1,0 +1,217 @@
+/**
+ * What is to be done for a disk, decided from what is seen of it, and from nothing else. Any state may be seen at any
+ * time, also one that a crash has left between two actions, or an old one: whatever is done here is either found done
+ * already or refused by the API server, because the world has moved on.
+ */
+import { InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
+import type { ConditionChange } from '../kube/conditions.ts'
+import { type FailedJob, retryDelay } from '../pool/job-view.ts'
+import { SPARE_ANNOTATION } from '../terms/names.ts'
+import { DISK_REASONS, type DiskReason } from '../terms/reasons.ts'
+import { accept, changedField } from './accepted.ts'
+import { planDeletion } from './deletion.ts'
+import {
+  condition,
+  conditionOf,
+  type DiskObserved,
+  hasFile,
+  isTrue,
+  observedGeneration,
+  type Plan,
+  status,
+} from './observed.ts'
+
+/** How long an agent has for turning a spare into the disk before a Job makes it, in ms. */
+export const SPARE_PATIENCE_MS = 60_000
+
+/** What is to be done now. */
+export function planDisk(observed: DiskObserved): Plan {
+  const { disk, parsed } = observed
+  if (disk.metadata.deletionTimestamp !== undefined) return planDeletion(observed)
+  if (parsed instanceof InvalidSpecError) return notReady(observed, 'InvalidSpec', parsed.message)
+  const changed = changedField(disk, parsed)
+  if (changed) return notReady(observed, 'InvalidSpec', changed.message)
+  const claim = accept(disk, parsed)
+  if (claim !== undefined) return { actions: [{ kind: 'claim', accepted: claim }] }
+  if (isTrue(disk, 'Formatted') && !isTrue(disk, 'Provisioned')) return formatted(observed)
+  if (isTrue(disk, 'Provisioned')) return provisioned(observed)
+  return hasFile(parsed) ? make(observed, parsed) : planWithoutFile(observed)
+}
+
+/** Says why clients cannot use the disk. */
+function notReady(
+  { disk }: DiskObserved,
+  reason: DiskReason,
+  message?: string,
+  requeueAfterMs?: number,
+): Plan {
+  const ready = condition(disk, 'Ready', 'False', reason, message)
+  const event =
+    reason === 'InvalidSpec' ? ({ type: 'Warning', reason, message: ready.message } as const) : undefined
+  return {
+    actions: [status(disk, [...firstSight(disk), ready], event)],
+    ...(requeueAfterMs !== undefined && { requeueAfterMs }),
+  }
+}
+
+/** What is not known of a disk that has just been seen, as the API conventions want it. */
+function firstSight(disk: OnDemandDisk): ConditionChange[] {
+  if (conditionOf(disk, 'Provisioned')) return []
+  return [condition(disk, 'Provisioned', 'Unknown', 'PoolNotReady', 'The disk has not been made yet.')]
+}
+
+/** What keeps a disk from being made. */
+function obstacle(
+  { pool, refusal, nameHolder }: DiskObserved,
+  spec: OnDemandDisk['spec'],
+): readonly [DiskReason, string] | undefined {
+  const { poolName, exportName } = spec
+  if (pool.state === 'missing') {
+    return ['PoolNotFound', `There is no DiskPool ${poolName} in this namespace.`]
+  }
+  if (pool.state === 'invalid') {
+    return ['PoolInvalid', `The spec of the DiskPool ${poolName} cannot be obeyed; see its conditions.`]
+  }
+  if (pool.state === 'deleting') {
+    return ['PoolDeleting', `The DiskPool ${poolName} is being deleted and takes no new disks.`]
+  }
+  if (nameHolder !== undefined) {
+    return ['ExportNameTaken', `The disk ${nameHolder} has the export name ${JSON.stringify(exportName)}.`]
+  }
+  if (refusal) return [refusal.reason, refusal.message]
+  return undefined
+}
+
+/** A disk that every client gets anew, or that another server has. */
+function planWithoutFile(observed: DiskObserved): Plan {
+  const { disk, parsed } = observed
+  const problem = obstacle(observed, (parsed as OnDemandDisk).spec)
+  if (problem) return notReady(observed, ...problem)
+  return {
+    actions: [
+      status(disk, [
+        condition(disk, 'Provisioned', 'True', 'NothingToMake'),
+        condition(disk, 'Ready', 'False', 'WaitingForServer'),
+      ]),
+    ],
+  }
+}
+
+function make(observed: DiskObserved, { spec }: OnDemandDisk): Plan {
+  const { disk, job, pool, now } = observed
+  switch (job.state) {
+    case 'succeeded':
+      return formatted(observed)
+    case 'failed':
+      return failed(observed, job)
+    case 'foreign':
+      return notReady(observed, 'NameTaken', `The Job ${job.name} is not of this disk.`)
+    case 'terminating':
+      return { actions: [] }
+    case 'running':
+      return { actions: [status(disk, provisioning(disk, job.problem))] }
+    case 'none': {
+      const spareUntil = spareDeadline(disk)
+      if (spareUntil !== undefined && now < spareUntil) {
+        return { actions: [status(disk, provisioning(disk))], requeueAfterMs: spareUntil - now }
+      }
+      const problem = obstacle(observed, spec)
+      if (problem) return notReady(observed, ...problem)
+      if (!pool.isReachable) return notReady(observed, 'PoolNotReady')
+      return start(disk)
+    }
+  }
+}
+
+/** Until when the agent may still turn a spare into this disk, in ms since 1970. */
+function spareDeadline({ metadata }: OnDemandDisk): number | undefined {
+  if (metadata.annotations?.[SPARE_ANNOTATION] === undefined) return undefined
+  return Date.parse(metadata.creationTimestamp ?? '') + SPARE_PATIENCE_MS
+}
+
+function provisioning(disk: OnDemandDisk, problem?: string): ConditionChange[] {
+  const message = problem === undefined ? undefined : `The Pod of the Job does not run: ${problem}`
+  return (['Provisioned', 'Formatted', 'Ready'] as const).map(type =>
+    condition(disk, type, 'False', 'Provisioning', message),
+  )
+}
+
+/** Counting the attempt changes the object: whoever has seen less than this status cannot write it, nor go on. */
+function start(disk: OnDemandDisk): Plan {
+  const attempt = (disk.status?.attempts ?? 0) + 1
+  const event = {
+    type: 'Normal',
+    reason: 'Provisioning',
+    message: DISK_REASONS.Provisioning.meaning,
+  } as const
+  return {
+    actions: [
+      status(disk, provisioning(disk), attempt === 1 ? event : undefined, { attempts: attempt }),
+      { kind: 'start job', attempt },
+    ],
+  }
+}
+
+/** The latch: from here on no Job is ever made for this disk. */
+function formatted({ disk, job }: DiskObserved): Plan {
+  const known = isTrue(disk, 'Formatted') ? [] : [condition(disk, 'Formatted', 'True', 'Formatted')]
+  const event = { type: 'Normal', reason: 'Provisioned', message: DISK_REASONS.Formatted.meaning } as const
+  return {
+    actions: [
+      status(disk, [...known, condition(disk, 'Provisioned', 'True', 'Formatted'), readiness(disk)], event),
+      ...(job.state === 'succeeded' ? [{ kind: 'delete job', withConfigMap: true } as const] : []),
+    ],
+  }
+}
+
+function provisioned({ disk, job }: DiskObserved): Plan {
+  const ready = readiness(disk)
+  const event =
+    ready.status === 'True' && !isTrue(disk, 'Ready')
+      ? ({ type: 'Normal', reason: 'Ready', message: DISK_REASONS.Ready.meaning } as const)
+      : undefined
+  const isLeft = job.state === 'succeeded' || job.state === 'failed' || job.state === 'running'
+  return {
+    actions: [
+      status(disk, [ready], event),
+      ...(isLeft ? [{ kind: 'delete job', withConfigMap: true } as const] : []),
+    ],
+  }
+}
+
+/** Ready is what the agent says of the export. */
+function readiness(disk: OnDemandDisk): ConditionChange {
+  const exported = conditionOf(disk, 'Exported')
+  if (!exported) return condition(disk, 'Ready', 'False', 'WaitingForServer')
+  if (exported.status === 'True') return condition(disk, 'Ready', 'True', 'Ready')
+  const { reason, message } = exported
+  return { type: 'Ready', status: exported.status, reason, message, ...observedGeneration(disk) }
+}
+
+function failed(observed: DiskObserved, job: FailedJob): Plan {
+  const { disk, now } = observed
+  const again = { actions: [{ kind: 'delete job', withConfigMap: false }] } as const
+  const isOutdated = job.generation !== (disk.metadata.generation ?? 0)
+  if (job.isFinal) return isOutdated ? again : failure(disk, 'InvalidSpec', job.message)
+  const due = job.finishedAt + retryDelay(job.attempt)
+  if (isOutdated || now >= due) return again
+  const when = `${new Date(due).toISOString().slice(0, 19)}Z`
+  return {
+    ...failure(disk, 'FormatFailed', `${job.message} (attempt ${job.attempt}; the next is at ${when})`),
+    requeueAfterMs: due - now,
+  }
+}
+
+function failure(disk: OnDemandDisk, reason: DiskReason, message: string): Plan {
+  return {
+    actions: [
+      status(
+        disk,
+        (['Provisioned', 'Formatted', 'Ready'] as const).map(type =>
+          condition(disk, type, 'False', reason, message),
+        ),
+        { type: 'Warning', reason, message },
+      ),
+    ],
+  }
+}

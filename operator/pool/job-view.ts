@@ -1,0 +1,91 @@
+/** How a Job that makes disks stands, told from the Job and its Pod. */
+import type { Job, KubeObject, Pod } from '../kube/objects.ts'
+import { ATTEMPT_LABEL, GENERATION_ANNOTATION } from '../terms/names.ts'
+import { podProblem } from './pod-problem.ts'
+
+export type JobView =
+  | { readonly state: 'none' }
+  /** An object of the Job's name that is not ours. */
+  | { readonly state: 'foreign'; readonly name: string }
+  | { readonly state: 'terminating' }
+  | {
+      readonly state: 'succeeded'
+      /** ms since 1970. */
+      readonly finishedAt: number
+    }
+  | {
+      readonly state: 'running'
+      /** What keeps its Pod from running. */
+      readonly problem?: string | undefined
+    }
+  | FailedJob
+
+export interface FailedJob {
+  readonly state: 'failed'
+  /** What it said last. */
+  readonly message: string
+  /** Trying again with the same object cannot help. */
+  readonly isFinal: boolean
+  /** Generation of the object that it was made for. */
+  readonly generation: number
+  readonly attempt: number
+  /** ms since 1970. */
+  readonly finishedAt: number
+}
+
+const FIRST_RETRY_MS = 10_000
+const MAX_RETRY_MS = 600_000
+
+/** How long after its end a failed attempt is followed by the next, in ms. */
+export function retryDelay(attempt: number): number {
+  return Math.min(FIRST_RETRY_MS * 2 ** Math.min(attempt - 1, 20), MAX_RETRY_MS)
+}
+
+/** Exit code of `ondemand-disk make` for what trying again does not help. */
+const INVALID = 2
+
+/** `ownerUid`: of the disk or pool that the Job works for. */
+export function viewJob(job: Job | undefined, pods: readonly Pod[], ownerUid: string | undefined): JobView {
+  if (!job) return { state: 'none' }
+  const { metadata, status } = job
+  if (!isOwnedBy(job, ownerUid)) return { state: 'foreign', name: metadata.name }
+  if (metadata.deletionTimestamp !== undefined) return { state: 'terminating' }
+  const ended = (type: string) =>
+    status?.conditions?.find(each => each.type === type && each.status === 'True')
+  const complete = ended('Complete')
+  if (complete)
+    return { state: 'succeeded', finishedAt: timeOf(complete.lastTransitionTime ?? status?.completionTime) }
+  const own = pods.filter(pod => pod.metadata.ownerReferences?.some(({ uid }) => uid === metadata.uid))
+  const failure = ended('Failed')
+  if (!failure)
+    return { state: 'running', problem: own.map(podProblem).find(problem => problem !== undefined) }
+  const said = own.map(terminationOf).find(termination => termination !== undefined)
+  return {
+    state: 'failed',
+    message: said?.message || (failure.message ?? failure.reason ?? 'The Job failed.'),
+    isFinal: said?.exitCode === INVALID,
+    generation: Number(metadata.annotations?.[GENERATION_ANNOTATION] ?? 0),
+    attempt: Number(metadata.labels?.[ATTEMPT_LABEL] ?? 1),
+    finishedAt: timeOf(failure.lastTransitionTime),
+  }
+}
+
+export function isOwnedBy({ metadata }: KubeObject, uid: string | undefined): boolean {
+  return uid !== undefined && metadata.ownerReferences?.some(owner => owner.uid === uid) === true
+}
+
+/** A Job without a time has just ended, as far as anyone knows; then it must not be tried again at once for ever. */
+function timeOf(text: string | undefined): number {
+  const time = Date.parse(text ?? '')
+  return Number.isNaN(time) ? 0 : time
+}
+
+function terminationOf({ status }: Pod): { readonly exitCode: number; readonly message: string } | undefined {
+  const terminated = status?.containerStatuses?.[0]?.state?.terminated
+  if (!terminated) return undefined
+  const { exitCode, message, reason } = terminated
+  return {
+    exitCode,
+    message: message?.trim() || `The Job's Pod ended with ${reason ?? `exit code ${exitCode}`}.`,
+  }
+}

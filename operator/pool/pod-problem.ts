@@ -1,0 +1,49 @@
+import type { Pod } from '../kube/objects.ts'
+
+/** Reasons of a container that waits which do not pass by themselves soon. */
+const STUCK = new Set([
+  'CrashLoopBackOff',
+  'ErrImagePull',
+  'ImagePullBackOff',
+  'InvalidImageName',
+  'ErrImageNeverPull',
+  'CreateContainerConfigError',
+  'CreateContainerError',
+  'RunContainerError',
+])
+
+const MAX_MESSAGE = 500
+
+/** Why a Pod does not run, in a sentence; undefined if it does, or is on its way. */
+export function podProblem({ status }: Pod): string | undefined {
+  const scheduled = status?.conditions?.find(({ type }) => type === 'PodScheduled')
+  if (scheduled?.status === 'False' && scheduled.reason === 'Unschedulable') {
+    return `No node can take it: ${bounded(scheduled.message ?? '')}`
+  }
+  if (status?.phase === 'Failed')
+    return bounded(`It failed: ${status.message ?? status.reason ?? 'no reason is given'}`)
+  for (const { name, state, lastState } of [
+    ...(status?.initContainerStatuses ?? []),
+    ...(status?.containerStatuses ?? []),
+  ]) {
+    const waiting = state?.waiting
+    if (!waiting?.reason || !STUCK.has(waiting.reason)) continue
+    const last = lastState?.terminated
+    const why = last ? `, exit code ${last.exitCode}${last.message ? `: ${last.message.trim()}` : ''}` : ''
+    // The message of a back-off has times in it that change all the time.
+    const detail = waiting.reason === 'CrashLoopBackOff' ? why : waiting.message ? `: ${waiting.message}` : ''
+    return bounded(`Container ${name}: ${waiting.reason}${detail}`)
+  }
+  return undefined
+}
+
+function bounded(text: string): string {
+  return text.length > MAX_MESSAGE ? `${text.slice(0, MAX_MESSAGE)}…` : text
+}
+
+export function isReady({ metadata, status }: Pod): boolean {
+  return (
+    metadata.deletionTimestamp === undefined &&
+    status?.conditions?.some(({ type, status: is }) => type === 'Ready' && is === 'True') === true
+  )
+}

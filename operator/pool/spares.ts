@@ -1,0 +1,100 @@
+/** Keeps a pool's store of formatted disks full. The agent counts them; one Job makes all that are missing. */
+import type { DiskPool } from '../../crds/diskpool.ts'
+import { API_GROUP_VERSION } from '../../crds/object.ts'
+import { ONDEMANDDISK_KIND } from '../../crds/ondemanddisk.ts'
+import type { PersistentVolumeClaim, Pod } from '../kube/objects.ts'
+import { SPARES_PATH, spareJobName } from '../terms/names.ts'
+import { spareKey } from '../terms/spares.ts'
+import { retryDelay } from './job-view.ts'
+import { makeConfigMap, makeJob } from './make-job.ts'
+import type { PoolAction, PoolObserved, PoolPlan } from './observed.ts'
+import { ownerOf } from './parts.ts'
+
+/** How long the agent has for counting what a Job has made before the next Job, in ms. */
+const COUNT_MS = 5000
+
+/** What is to be done so that the pool has the spares that it is to have. */
+export function planSpares(observed: PoolObserved, pool: DiskPool): PoolPlan {
+  const { spareJob: job, now } = observed
+  const { enabled, spares, template } = pool.spec.onDemand
+  const isWanted = enabled && spares > 0 && template !== undefined
+  const isMissing = isWanted && (observed.pool.status?.spares ?? 0) < spares
+  switch (job.state) {
+    case 'none':
+      return { actions: isMissing && isReachable(observed) ? [start(observed, pool, template, 1)] : [] }
+    case 'foreign':
+    case 'terminating':
+    case 'running':
+      return { actions: [] }
+    case 'succeeded': {
+      const left = job.finishedAt + COUNT_MS - now
+      if (isMissing && left > 0) return { actions: [], requeueAfterMs: left }
+      return { actions: [...cured(observed), { kind: 'delete spare job' }] }
+    }
+    case 'failed': {
+      const isOutdated = job.generation !== (pool.metadata.generation ?? 0)
+      const left = job.finishedAt + retryDelay(job.attempt) - now
+      if (!isMissing || isOutdated) return { actions: [{ kind: 'delete spare job' }] }
+      const note = failure(job.message)
+      if (job.isFinal) return { actions: [note] }
+      if (left > 0) return { actions: [note], requeueAfterMs: left }
+      return { actions: [{ kind: 'delete spare job' }, start(observed, pool, template, job.attempt + 1)] }
+    }
+  }
+}
+
+const TYPE = 'SparesReady'
+
+/** Only there while spares cannot be made. */
+function failure(message: string): PoolAction {
+  const condition = { type: TYPE, status: 'False', reason: 'SparesFailed', message } as const
+  const event = {
+    type: 'Warning',
+    reason: 'SparesFailed',
+    message: `Spares cannot be made: ${message}`,
+  } as const
+  return { kind: 'status', change: { conditions: [condition] }, event }
+}
+
+function cured({ pool }: PoolObserved): PoolAction[] {
+  const isThere = pool.status?.conditions?.some(({ type }) => type === TYPE)
+  return isThere ? [{ kind: 'status', change: { removeConditions: [TYPE] } }] : []
+}
+
+/** As with disks: a Job that cannot reach the volume would only wait. */
+function isReachable({ claim, serverPod }: PoolObserved): boolean {
+  const pod = serverPod as Pod | undefined
+  return claim?.metadata.deletionTimestamp === undefined && pod?.spec?.nodeName !== undefined
+}
+
+function start(
+  { claim, settings }: PoolObserved,
+  pool: DiskPool,
+  template: NonNullable<DiskPool['spec']['onDemand']['template']>,
+  attempt: number,
+) {
+  const { metadata, spec } = pool
+  const name = spareJobName(metadata.uid ?? '')
+  const owner = ownerOf(pool)
+  const object = {
+    apiVersion: API_GROUP_VERSION,
+    kind: ONDEMANDDISK_KIND,
+    metadata: { name: 'spare', uid: spareKey(template) },
+    spec: template,
+  }
+  const terms = {
+    ...{ pool, name, owner, labels: {}, attempt, generation: metadata.generation ?? 0 },
+    args: ['--dir', SPARES_PATH, '--spares', String(spec.onDemand.spares)],
+    besideServer: isOneNode(claim as PersistentVolumeClaim | undefined),
+  }
+  return {
+    kind: 'start spares',
+    job: makeJob(terms, settings),
+    configMap: makeConfigMap(pool, name, owner, object),
+  } as const
+}
+
+/** Can the volume be mounted on one node only? */
+export function isOneNode(claim: PersistentVolumeClaim | undefined): boolean {
+  return claim?.spec?.accessModes?.includes('ReadWriteMany') !== true
+}

@@ -1,0 +1,186 @@
+/** All that the operator follows of the cluster, and how it finds things in it. */
+import type { DiskPool } from '../../crds/diskpool.ts'
+import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
+import { DISK_POOLS, ON_DEMAND_DISKS } from '../../crds/resources.ts'
+import type { KubeClient } from '../kube/client.ts'
+import type { KubeLog } from '../kube/log.ts'
+import {
+  JOBS,
+  type Job,
+  type KubeObject,
+  NAMESPACES,
+  NETWORK_POLICIES,
+  PERSISTENT_VOLUME_CLAIMS,
+  type PersistentVolumeClaim,
+  PODS,
+  type Pod,
+  type Resource,
+  ROLE_BINDINGS,
+  SERVICE_ACCOUNTS,
+  SERVICES,
+  STATEFUL_SETS,
+} from '../kube/objects.ts'
+import { type Reflector, startReflector } from '../kube/reflector.ts'
+import type { Indexers, Store, StoreEvent } from '../kube/store.ts'
+import { MANAGED_SELECTOR } from '../terms/names.ts'
+import { Fresh } from './fresh.ts'
+import type { Part } from './observed.ts'
+
+export const DISKS: Resource<OnDemandDisk> = ON_DEMAND_DISKS
+export const POOLS: Resource<DiskPool> = DISK_POOLS
+
+export const PART_RESOURCES: Readonly<Record<Part, Resource>> = {
+  serviceAccount: SERVICE_ACCOUNTS,
+  roleBinding: ROLE_BINDINGS,
+  service: SERVICES,
+  networkPolicy: NETWORK_POLICIES,
+  server: STATEFUL_SETS,
+}
+
+const poolNameOf = ({ spec }: OnDemandDisk) => spec?.poolName ?? 'default'
+const exportNameOf = ({ metadata, spec }: OnDemandDisk) => spec?.exportName ?? metadata.name
+
+/** Value of the index `pool`: all disks of a pool. */
+export const poolKeyOf = (disk: OnDemandDisk) => `${disk.metadata.namespace}/${poolNameOf(disk)}`
+/** Value of the index `export`: the disks that want one name of a pool. */
+export const exportKeyOf = (disk: OnDemandDisk) => `${poolKeyOf(disk)}/${exportNameOf(disk)}`
+
+export const DISK_INDEXERS: Indexers<OnDemandDisk> = {
+  pool: disk => [poolKeyOf(disk)],
+  export: disk => [exportKeyOf(disk)],
+  uid: ({ metadata }) => [metadata.uid ?? ''],
+}
+/** Value of the index `claim`: `NAMESPACE/CLAIM`. */
+export const POOL_INDEXERS: Indexers<DiskPool> = {
+  claim: ({ metadata, spec }) => {
+    const name = spec?.storage?.claimName
+    return name === undefined ? [] : [`${metadata.namespace}/${name}`]
+  },
+}
+export const POD_INDEXERS: Indexers<Pod> = {
+  owner: ({ metadata }) => (metadata.ownerReferences ?? []).map(({ uid }) => uid),
+}
+
+/** What is there, as of late. */
+export interface World {
+  readonly client: KubeClient
+  readonly disks: Store<OnDemandDisk>
+  readonly pools: Store<DiskPool>
+  readonly jobs: Store<Job>
+  readonly pods: Store<Pod>
+  readonly claims: Store<PersistentVolumeClaim>
+  readonly parts: Readonly<Record<Part, Store<KubeObject>>>
+  readonly freshDisks: Fresh<OnDemandDisk>
+  readonly freshPools: Fresh<DiskPool>
+  readonly freshJobs: Fresh<Job>
+  /** Uids of disks that are being given a place at this very moment. */
+  readonly starting: Set<string>
+  isNamespaceTerminating(namespace: string): Promise<boolean>
+}
+
+/** Told of every change, after the store has it. */
+export interface WorldEvents {
+  disk(event: StoreEvent<OnDemandDisk>): void
+  pool(event: StoreEvent<DiskPool>): void
+  job(event: StoreEvent<Job>): void
+  pod(event: StoreEvent<Pod>): void
+  claim(event: StoreEvent<PersistentVolumeClaim>): void
+  part(event: StoreEvent<KubeObject>): void
+}
+
+export interface FollowedWorld extends World {
+  readonly synced: Promise<void>
+  stop(): Promise<void>
+}
+
+/** Starts to follow everything. */
+export function followWorld(
+  client: KubeClient,
+  namespace: string | undefined,
+  events: WorldEvents,
+  log: KubeLog,
+): FollowedWorld {
+  const reflectors: Reflector<never>[] = []
+  const freshDisks = new Fresh<OnDemandDisk>()
+  const freshPools = new Fresh<DiskPool>()
+  const freshJobs = new Fresh<Job>()
+  function follow<T extends KubeObject>(
+    resource: Resource<T>,
+    onEvent: (event: StoreEvent<T>) => void,
+    options: {
+      readonly labelSelector?: string
+      readonly indexers?: Indexers<T>
+      readonly keep?: (object: T) => T
+    } = {},
+  ): Store<T> {
+    const reflector = startReflector({ client, resource, namespace, onEvent, log, ...options })
+    reflectors.push(reflector as unknown as Reflector<never>)
+    return reflector.store
+  }
+  const managed = { labelSelector: MANAGED_SELECTOR }
+  const disks = follow(
+    DISKS,
+    event => {
+      freshDisks.seen(event)
+      events.disk(event)
+    },
+    { indexers: DISK_INDEXERS },
+  )
+  const pools = follow(
+    POOLS,
+    event => {
+      freshPools.seen(event)
+      events.pool(event)
+    },
+    { indexers: POOL_INDEXERS },
+  )
+  const jobs = follow(
+    JOBS,
+    event => {
+      freshJobs.seen(event)
+      events.job(event)
+    },
+    { ...managed, keep: withoutTemplate },
+  )
+  const pods = follow(PODS, events.pod, { ...managed, indexers: POD_INDEXERS })
+  const claims = follow(PERSISTENT_VOLUME_CLAIMS, events.claim)
+  const parts = Object.fromEntries(
+    Object.entries(PART_RESOURCES).map(([part, resource]) => [part, follow(resource, events.part, managed)]),
+  ) as Record<Part, Store<KubeObject>>
+  return {
+    ...{ client, disks, pools, jobs, pods, claims, parts, freshDisks, freshPools, freshJobs },
+    starting: new Set(),
+    isNamespaceTerminating: namespaceWatch(client),
+    synced: Promise.all(reflectors.map(({ synced }) => synced)).then(() => {}),
+    async stop() {
+      await Promise.all(reflectors.map(reflector => reflector.stop()))
+    },
+  }
+}
+
+/** Of a Job only its end is of interest; its template is most of it. */
+function withoutTemplate(job: Job): Job {
+  const { managedFields: _, ...metadata } = job.metadata as Job['metadata'] & { managedFields?: unknown }
+  const { spec: __, ...rest } = job
+  return { ...rest, metadata } as Job
+}
+
+/** A namespace that is going does so for minutes; what is known of it holds for so long, in ms. */
+const NAMESPACE_MS = 3000
+const MAX_NAMESPACES = 1000
+
+/** Asks for namespaces only where something is being deleted, so that nobody has to follow them all. */
+export function namespaceWatch(client: KubeClient): (namespace: string) => Promise<boolean> {
+  const known = new Map<string, { readonly at: number; readonly answer: Promise<boolean> }>()
+  return namespace => {
+    const old = known.get(namespace)
+    if (old && performance.now() - old.at < NAMESPACE_MS) return old.answer
+    if (known.size >= MAX_NAMESPACES) known.clear()
+    const answer = client
+      .find(NAMESPACES, { name: namespace })
+      .then(found => found === undefined || found.metadata.deletionTimestamp !== undefined)
+    known.set(namespace, { at: performance.now(), answer })
+    answer.catch(() => known.delete(namespace))
+    return answer
+  }
+}
