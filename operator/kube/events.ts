@@ -82,12 +82,11 @@ export function startEventRecorder(terms: EventTerms): EventRecorder {
     return true
   }
 
-  async function write(object: KubeObject, note: EventNote): Promise<void> {
+  async function write(object: KubeObject, note: EventNote, time: number): Promise<void> {
     const { metadata } = object
     const { type, reason } = note
     const message = cut(note.message)
     const key = [metadata.uid, metadata.name, type, reason, message].join('\0')
-    const time = now()
     const lastTimestamp = `${new Date(time).toISOString().slice(0, 19)}Z`
     const old = known.get(key)
     if (old && time - old.at < SAME_MS) {
@@ -143,9 +142,10 @@ export function startEventRecorder(terms: EventTerms): EventRecorder {
         return
       }
       waiting++
+      const time = now()
       // One after the other: the same event twice at once would be two.
       last = last
-        .then(() => write(object, note))
+        .then(() => write(object, note, time))
         .catch(error => log?.warn({ ...fields, ...reasonOf(error) }, 'An event cannot be written'))
         .finally(() => {
           waiting--

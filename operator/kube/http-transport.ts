@@ -20,6 +20,12 @@ export interface HttpTransport {
   close(): void
 }
 
+/** A kept connection broke before an answer came. */
+class StaleConnectionError extends Error {
+  override readonly name = 'StaleConnectionError'
+  readonly code = 'ECONNRESET'
+}
+
 /** Sends requests to a cluster as the one whom its credentials name. */
 export function httpTransport(cluster: Cluster): HttpTransport {
   const secure = cluster.server.protocol === 'https:'
@@ -46,7 +52,11 @@ export function httpTransport(cluster: Cluster): HttpTransport {
     async send(request) {
       const credentials = await cluster.credentials(refused)
       request.signal.throwIfAborted()
-      const response = await exchange(request, credentials, agentFor(credentials))
+      const response = await exchange(request, credentials, agentFor(credentials)).catch(error => {
+        // The server closed a kept connection while this was on its way. What only asks may be asked again.
+        if (!(error instanceof StaleConnectionError) || request.method !== 'GET') throw error
+        return exchange(request, credentials, agentFor(credentials))
+      })
       refused = response.status === 401
       return response
     },
@@ -85,7 +95,11 @@ export function httpTransport(cluster: Cluster): HttpTransport {
         socket.setKeepAlive(true, KEEP_ALIVE_MS)
         socket.setNoDelay(true)
       })
-      outgoing.on('error', reject)
+      outgoing.on('error', error => {
+        const { code } = error as NodeJS.ErrnoException
+        const stale = outgoing.reusedSocket && (code === 'ECONNRESET' || code === 'EPIPE')
+        reject(stale ? new StaleConnectionError('The connection was closed.', { cause: error }) : error)
+      })
       outgoing.end(body)
     })
   }

@@ -31,7 +31,8 @@ interface Change {
 type Answer = { readonly status: number; readonly body: AsyncIterable<string>; readonly retryAfter?: number }
 
 /** How an object is addressed: the collection's path, and its name. */
-const PATH = /^(\/apis?\/(?:[^/]+\/)?[^/]+(?:\/namespaces\/([^/]+))?\/([^/]+))(?:\/([^/]+))?(?:\/(status))?$/
+const PATH =
+  /^((?:\/api\/v1|\/apis\/[^/]+\/[^/]+)(?:\/namespaces\/([^/]+))?\/([^/]+))(?:\/([^/]+))?(?:\/(status))?$/
 
 export class TestApi {
   /** Requests as they came: `GET /api/v1/pods?limit=500`. */
