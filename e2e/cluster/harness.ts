@@ -6,7 +6,7 @@ import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { inject, onTestFailed, type TestContext } from 'vitest'
+import { inject, type TestContext } from 'vitest'
 import { type Ended, run } from '../harness.ts'
 import { helm, type Kubectl, kubectl } from './kubectl.ts'
 import type { ClusterSetup } from './setup.ts'
@@ -29,6 +29,7 @@ export interface Cluster extends AsyncDisposable, ClusterSetup {
 /** The cluster of this run; the test is skipped, with the reason, where there is none. */
 export async function useCluster(): Promise<Cluster> {
   const setup = inject('cluster')
+  if (setup.unavailable !== undefined) return nothing(setup)
   const proxy = spawn(
     join(import.meta.dirname, '../../hack/tools/node_modules/.bin/kubectl'),
     ['proxy', '--port=0'],
@@ -78,9 +79,29 @@ export async function useCluster(): Promise<Cluster> {
   return cluster
 }
 
+/** What stands in for a cluster where there is none: tests are skipped before they use it. */
+function nothing(setup: ClusterSetup): Cluster {
+  const none = () => Promise.reject(new Error(setup.unavailable))
+  return {
+    ...setup,
+    kubectl: none,
+    helm: none,
+    apply: none,
+    get: none,
+    send: none,
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  }
+}
+
 /** Skips the test where there is no cluster, and keeps what the cluster says when the test fails. */
-export function onCluster(context: TestContext, cluster: Cluster, ...namespaces: string[]): void {
-  onTestFailed(() => keepLogs(cluster, context.task.name, namespaces))
+export function onCluster(
+  context: TestContext,
+  cluster: Cluster,
+  ...namespaces: (string | undefined)[]
+): void {
+  context.skip(cluster.unavailable !== undefined, cluster.unavailable)
+  const known = namespaces.filter(name => name !== undefined)
+  context.onTestFailed(() => keepLogs(cluster, context.task.name, known))
 }
 
 /** A new namespace with this label set; it is deleted, with all that is in it, by `dispose`. */
