@@ -1,8 +1,9 @@
 # Sourced by `up` and `down`: the node's own bridge and iptables chains.
 # shellcheck shell=bash
 
-# Debian's kube-proxy of 1.20 and the CNI plugins must use the same tables, and this kernel may lack nft.
-iptables() { iptables-legacy -w "$@"; }
+# The machine's own choice of nft or legacy, as kube-proxy, the CNI plugins and Docker use it: in the other one's
+# tables a rule that accepts would not undo Docker's DROP.
+iptables() { command iptables -w "$@"; }
 
 # rule TABLE CHAIN RULE...: put first, once.
 rule() {
@@ -40,7 +41,7 @@ network_down() {
   for table in raw mangle filter nat; do
     while read -r line; do
       # The line is in iptables's own quoting, which xargs reads.
-      xargs iptables-legacy -w -t $table <<<"${line/#-A/-D}"
+      xargs iptables -w -t $table <<<"${line/#-A/-D}"
     done < <(iptables -t $table -S 2>/dev/null |
       grep -E '^-A (PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING) .*(-j (KUBE-|ODD-|CNI-)|--comment ondemand-disk-cluster)')
     chains=$(iptables -t $table -S 2>/dev/null | sed -nE 's/^-N ((KUBE-|ODD-|CNI-).*)/\1/p')
@@ -50,4 +51,4 @@ network_down() {
   for link in odd-pods odd-node kube-ipvs0; do ip link del $link 2>/dev/null || true; done
 }
 
-network_left() { iptables-legacy-save 2>/dev/null | grep -E 'KUBE-|ODD-|CNI-'; }
+network_left() { iptables-save 2>/dev/null | grep -E 'KUBE-|ODD-|CNI-'; }
