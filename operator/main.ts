@@ -10,6 +10,10 @@ const COMMANDS: Commands = new Map([
       await run(argv, (await import('./controllers/controllers.ts')).startControllers)
     },
   ],
+  [
+    'agent',
+    async argv => (await import('./cli/agent.ts')).agent(argv, (await import('./agent/agent.ts')).startAgent),
+  ],
 ])
 
 await runCommand(COMMANDS, process.argv.slice(2))

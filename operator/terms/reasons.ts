@@ -100,5 +100,38 @@ export const POOL_REASONS = {
   ),
 } as const satisfies Record<string, ReasonRow>
 
+/** Reasons of a disk's conditions that the agent of its pool sets. */
+export const AGENT_REASONS = {
+  Serving: row('Clients can connect to the disk.'),
+  DataMissing: row(
+    'The disk has been formatted, and its file is missing on the pool’s volume. It is never formatted again.',
+    'Restore the file of the disk’s uid in disks/ of the volume, or delete the disk.',
+  ),
+  Refused: row(
+    'The pool’s server does not give the disk to clients. The message says why.',
+    'Correct what the message tells of.',
+  ),
+  InUse: row(
+    'The disk is being deleted, and clients have it open. The message says which.',
+    DISK_REASONS.Deleting.remedy,
+  ),
+  Removed: row('The disk is deleted: it is not served any more, and its data is gone.'),
+  Retained: row('The disk is deleted; its data is kept in retained/ of the pool’s volume.'),
+  Growing: row('The disk, or the filesystem on it, is growing.'),
+  WaitingForClients: row(
+    'The disk has grown; its filesystem grows when no client has the disk open.',
+    'Disconnect the clients.',
+  ),
+  Resized: row('The disk has the size that its spec asks for.'),
+  QuotaExceeded: row(
+    'The disk cannot grow, since the pool’s `spec.quota` has no room for it.',
+    'Delete a disk of the pool, or raise the quota.',
+  ),
+  TooManyDisks: DISK_REASONS.TooManyDisks,
+  Formatted: DISK_REASONS.Formatted,
+  SpareTaken: DISK_REASONS.SpareTaken,
+} as const satisfies Record<string, ReasonRow>
+
+export type AgentReason = keyof typeof AGENT_REASONS
 export type DiskReason = keyof typeof DISK_REASONS
 export type PoolReason = keyof typeof POOL_REASONS

@@ -1,0 +1,234 @@
+/**
+ * The agent of a pool: beside the pool's server, in the same pod, it keeps the server's manifests and policy equal to what
+ * the API says, and the API's status equal to what the server does. While the API server is away everything stays.
+ */
+
+import { type DiskPool, parseDiskPool } from '../../crds/diskpool.ts'
+import { InvalidSpecError } from '../../crds/invalid-spec-error.ts'
+import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
+import { DISK_POOLS, ON_DEMAND_DISKS } from '../../crds/resources.ts'
+import { serveJson } from '../../server/control/unix-http.ts'
+import type { Family } from '../../server/metrics/exposition.ts'
+import type { KubeClient } from '../kube/client.ts'
+import { type ControllerMeter, startController } from '../kube/controller.ts'
+import { type KubeLog, reasonOf } from '../kube/log.ts'
+import { WorkQueue } from '../kube/queue.ts'
+import { startReflector } from '../kube/reflector.ts'
+import { keyOf, type StoreEvent } from '../kube/store.ts'
+import { POOL_LABEL, poolNames } from '../terms/names.ts'
+import { createDiskReconciler } from './disk-reconciler.ts'
+import { openManifests } from './manifest-directory.ts'
+import { agentFamilies, newCounts } from './metrics.ts'
+import { askedDisk, createOnDemand } from './on-demand.ts'
+import { createPoolReconciler } from './pool-reconciler.ts'
+import { startMirror } from './server-mirror.ts'
+import { openVolume } from './volume.ts'
+
+/** What the agent works with. */
+export interface AgentTerms {
+  readonly client: KubeClient
+  readonly options: {
+    readonly namespace: string
+    readonly pool: string
+    /** The pool's volume. */
+    readonly dir: string
+    /** Directory of the server's manifests. */
+    readonly manifests: string
+    /** Unix sockets: the server's control, and the agent's own for questions. */
+    readonly control: string
+    readonly ask: string
+    /** The server's policy file. */
+    readonly policy: string
+  }
+  readonly log: KubeLog
+}
+
+/** An agent that has begun to work, as far as it can without the API server. */
+export interface RunningAgent {
+  /** Resolves when it knows all that there was at the start. */
+  readonly synced: Promise<void>
+  readonly meters: readonly ControllerMeter[]
+  readonly families: readonly Family[]
+  /** Ends all work in bounded time. The server goes on with what it has. */
+  stop(): Promise<void>
+}
+
+const WORKERS = 8
+const DEFAULT_PORT = 10_809
+
+/** Starts the agent. @throws the errors of a volume, a directory or a socket that cannot be used */
+export async function startAgent({ client, options, log }: AgentTerms): Promise<RunningAgent> {
+  const { namespace, pool: poolName } = options
+  const volume = await openVolume(options.dir)
+  const manifests = await openManifests(options.manifests)
+  const counts = newCounts()
+  const queue = new WorkQueue()
+  const poolQueue = new WorkQueue()
+
+  /** Objects that the API server has made and not yet told of. */
+  const fresh = new Map<string, OnDemandDisk>()
+  let isSynced = false
+  let parsedPool: DiskPool | undefined
+  let hasPool = false
+
+  const disks = startReflector<OnDemandDisk>({
+    client,
+    resource: ON_DEMAND_DISKS,
+    namespace,
+    labelSelector: `${POOL_LABEL}=${poolName}`,
+    indexers: {
+      uid: ({ metadata }) => (metadata.uid === undefined ? [] : [metadata.uid]),
+      export: ({ metadata, spec }) => [spec.exportName ?? metadata.name],
+    },
+    onEvent: onDisk,
+    log,
+  })
+  const pools = startReflector<DiskPool>({
+    client,
+    resource: DISK_POOLS,
+    namespace,
+    fieldSelector: `metadata.name=${poolName}`,
+    onEvent: onPool,
+    log,
+  })
+
+  function onDisk(event: StoreEvent<OnDemandDisk>): void {
+    const { object } = event
+    const key = keyOf(object)
+    const known = fresh.get(key)
+    if (event.type !== 'deleted' && known?.metadata.uid === object.metadata.uid) fresh.delete(key)
+    if (event.type === 'deleted') {
+      if (known?.metadata.uid === object.metadata.uid) fresh.delete(key)
+      forget(object.metadata.uid)
+    }
+    if (isSynced) queue.add(key, event.type === 'added' && event.initial ? 'low' : 'news')
+    onDemand.changed()
+  }
+
+  /** A disk whose object is gone is not served. Its file, if anybody took its finalizer off by hand, is nobody's to remove. */
+  function forget(uid: string | undefined): void {
+    if (uid === undefined || !isSynced) return
+    reconciler.forget(uid)
+    if (manifests.text(uid) === undefined) return
+    log.warn({ uid }, 'A disk is gone from the API; it is not served any more, and its file stays')
+    manifests
+      .remove(uid)
+      .then(() => mirror.rescan([uid]))
+      .catch((error: unknown) => log.error({ uid, ...reasonOf(error) }, 'A manifest could not be removed'))
+  }
+
+  function onPool({ type, object }: StoreEvent<DiskPool>): void {
+    hasPool = type !== 'deleted'
+    if (hasPool) takePool(object)
+    poolQueue.add(poolName)
+    // Names and growth depend on it.
+    if (isSynced) for (const disk of disks.store.list()) queue.add(keyOf(disk), 'low')
+    onDemand.changed()
+  }
+
+  /** A pool whose spec is wrong keeps its last good one. */
+  function takePool(object: DiskPool): void {
+    try {
+      parsedPool = parseDiskPool(object)
+    } catch (error) {
+      if (!(error instanceof InvalidSpecError)) throw error
+      log.error({ pool: poolName, reason: error.message }, 'The pool is not valid; what held before stays')
+      if (parsedPool !== undefined) parsedPool = { ...parsedPool, metadata: object.metadata }
+    }
+  }
+
+  const view = {
+    get pool() {
+      return hasPool ? parsedPool : undefined
+    },
+    disk: (key: string) => {
+      const name = key.slice(namespace.length + 1)
+      return disks.store.get(namespace, name) ?? fresh.get(key)
+    },
+    *disks() {
+      yield* disks.store.list()
+      yield* fresh.values()
+    },
+    byExport(name: string) {
+      const [found] = disks.store.byIndex('export', name)
+      if (found !== undefined) return found
+      for (const disk of fresh.values()) if (disk.spec.exportName === name) return disk
+      return undefined
+    },
+    add(disk: OnDemandDisk) {
+      const key = keyOf(disk)
+      if (disks.store.get(namespace, disk.metadata.name) === undefined) fresh.set(key, disk)
+      queue.add(key)
+    },
+  }
+
+  const mirror = startMirror({
+    path: options.control,
+    log,
+    onChange: uid => {
+      for (const disk of disks.store.byIndex('uid', uid)) if (isSynced) queue.add(keyOf(disk))
+      poolQueue.add(poolName)
+    },
+  })
+  const reconciler = createDiskReconciler({
+    ...{ client, view, volume, manifests, mirror },
+    uri: () => uriOf(view.pool, namespace),
+    counted: counts,
+    onStep: () => onDemand.changed(),
+  })
+  const onDemand = createOnDemand({
+    ...{ client, namespace, poolName, view, volume, log },
+    isDeclared: uid => manifests.text(uid) !== undefined,
+    isSynced: () => isSynced,
+    counted: counts,
+  })
+  const poolReconciler = createPoolReconciler({
+    ...{ client, view, volume, mirror, log },
+    policyPath: options.policy,
+    known: () => pools.store.get(namespace, poolName),
+    counted: counts,
+  })
+  const asking = await serveJson(
+    options.ask,
+    { 'POST /disks': ({ body, signal }) => onDemand.answer(askedDisk(body), signal) },
+    error => log.error({ ...reasonOf(error) }, 'A question about a new disk failed'),
+  )
+  const controllers = [
+    startController({ name: 'agent-disk', queue, workers: WORKERS, reconcile: reconciler.reconcile, log }),
+    startController({
+      name: 'agent-pool',
+      queue: poolQueue,
+      workers: 1,
+      reconcile: (_, signal) => poolReconciler.reconcile(signal),
+      log,
+    }),
+  ]
+
+  const synced = Promise.all([disks.synced, pools.synced]).then(() => {
+    isSynced = true
+    for (const disk of disks.store.list()) queue.add(keyOf(disk), 'low')
+    for (const uid of [...manifests.uids()]) if (disks.store.byIndex('uid', uid).length === 0) forget(uid)
+    poolQueue.add(poolName)
+    onDemand.changed()
+  })
+  synced.catch(() => {})
+
+  return {
+    synced,
+    meters: controllers.map(({ meter }) => meter),
+    families: agentFamilies(counts),
+    async stop() {
+      await asking.close()
+      await Promise.all([disks.stop(), pools.stop()])
+      await Promise.all(controllers.map(controller => controller.stop()))
+      await mirror.stop()
+    },
+  }
+}
+
+/** What the operator says, or the name that the pool's Service has in any case. */
+function uriOf(pool: DiskPool | undefined, namespace: string): string | undefined {
+  if (pool === undefined) return undefined
+  const { service } = poolNames(pool.metadata.name)
+  return pool.status?.uri?.replace(/\/+$/, '') ?? `nbd://${service}.${namespace}.svc:${DEFAULT_PORT}`
+}

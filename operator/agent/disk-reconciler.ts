@@ -1,0 +1,166 @@
+/** One disk at a time: looks at it, and takes the steps of its plan. */
+import type { DiskPool } from '../../crds/diskpool.ts'
+import type { NameRules } from '../../crds/export-name.ts'
+import { InvalidSpecError, type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
+import { ON_DEMAND_DISKS } from '../../crds/resources.ts'
+import type { KubeClient } from '../kube/client.ts'
+import { writeStatus } from '../kube/conditions.ts'
+import type { ReconcileResult } from '../kube/controller.ts'
+import { hasCode, KubeError } from '../kube/kube-error.ts'
+import { allot, type Claimant } from '../terms/allotment.ts'
+import { SPARE_ANNOTATION } from '../terms/names.ts'
+import { placeOf } from './admit.ts'
+import type { ManifestDirectory } from './manifest-directory.ts'
+import { type AgentAction, type AgentObserved, isTrue } from './observed.ts'
+import { planDisk } from './plan.ts'
+import type { ServerMirror } from './server-mirror.ts'
+import { isUid, type Volume } from './volume.ts'
+
+/** What the agent knows of its pool. */
+export interface PoolView {
+  /** Undefined: there is none, or it is not valid. */
+  readonly pool: DiskPool | undefined
+  /** Latest state of a disk, by its key. */
+  disk(key: string): OnDemandDisk | undefined
+  disks(): Iterable<OnDemandDisk>
+}
+
+export interface ReconcilerTerms {
+  readonly client: KubeClient
+  readonly view: PoolView
+  readonly volume: Volume
+  readonly manifests: ManifestDirectory
+  readonly mirror: ServerMirror
+  /** Where clients find the server. */
+  readonly uri: () => string | undefined
+  readonly counted: { statusWrites: number }
+  /** A disk's manifest, file or status is another one now. */
+  readonly onStep: (disk: OnDemandDisk) => void
+}
+
+export interface DiskReconciler {
+  reconcile(key: string, signal: AbortSignal): Promise<ReconcileResult | undefined>
+  /** A disk that the API server does not have any more. */
+  forget(uid: string): void
+}
+
+/** A status that has changed meanwhile is looked at anew so often: conditions of others do not matter to ours. */
+const STATUS_RETRIES = 4
+
+/** The object checked by the pool's rules for names, or what is wrong with it. */
+export function parseDisk(disk: OnDemandDisk, names: NameRules): OnDemandDisk | InvalidSpecError {
+  try {
+    return parseOnDemandDisk(disk, { names })
+  } catch (error) {
+    if (error instanceof InvalidSpecError) return error
+    throw error
+  }
+}
+
+export const nameRules = (pool: DiskPool | undefined): NameRules =>
+  pool?.spec.exportNames === 'Relaxed' ? 'relaxed' : 'strict'
+
+/** The disk as `allot` wants it. */
+export function claimantOf(disk: OnDemandDisk, parsed: OnDemandDisk | InvalidSpecError): Claimant {
+  const { uid = '', creationTimestamp = '' } = disk.metadata
+  return {
+    uid,
+    createdAt: creationTimestamp,
+    size: parsed instanceof InvalidSpecError ? 0 : placeOf(parsed.spec),
+    currentSize: disk.status?.size,
+    started: (disk.status?.attempts ?? 0) > 0 || isTrue(disk, 'Provisioned') || isTrue(disk, 'Formatted'),
+  }
+}
+
+export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
+  const { client, view, volume, manifests, mirror, uri, counted, onStep } = terms
+  const writtenAt = new Map<string, number>()
+
+  async function observe(disk: OnDemandDisk, uid: string): Promise<AgentObserved> {
+    const parsed = parseDisk(disk, nameRules(view.pool))
+    const spare = disk.metadata.annotations?.[SPARE_ANNOTATION]
+    const file = await volume.disk(uid)
+    return {
+      disk,
+      parsed,
+      allotment: allotmentOf(disk, parsed, file?.size),
+      file,
+      spare: spare !== undefined && !isTrue(disk, 'Provisioned') && (await hasSpare(spare)),
+      manifest: manifests.text(uid),
+      server: mirror.view(uid),
+      uri: uri(),
+      sinceWriteMs: performance.now() - (writtenAt.get(uid) ?? Number.NEGATIVE_INFINITY),
+    }
+  }
+
+  /** The name stands in an annotation, which anybody may have written. */
+  async function hasSpare(name: string): Promise<boolean> {
+    return await volume.hasSpare(name).catch(() => false)
+  }
+
+  /** Only a disk that wants to grow in a pool with a quota needs the others looked at. */
+  function allotmentOf(
+    disk: OnDemandDisk,
+    parsed: OnDemandDisk | InvalidSpecError,
+    size: number | undefined,
+  ) {
+    const quota = view.pool?.spec.quota
+    if (quota === undefined || size === undefined || parsed instanceof InvalidSpecError) return undefined
+    if ((parsed.spec.size ?? 0) <= size || parsed.spec.command !== undefined) return undefined
+    const claimants = [...view.disks()].map(other => {
+      const claimant = claimantOf(other, parseDisk(other, nameRules(view.pool)))
+      return other.metadata.uid === disk.metadata.uid
+        ? { ...claimant, currentSize: size, started: true }
+        : claimant
+    })
+    return allot(claimants, { quota }).get(disk.metadata.uid ?? '')
+  }
+
+  async function take(action: AgentAction, disk: OnDemandDisk, uid: string, signal: AbortSignal) {
+    switch (action.kind) {
+      case 'take spare':
+        return await volume.takeSpare(action.spare, uid)
+      case 'write manifest':
+        await manifests.write(uid, action.text)
+        void mirror.rescan([uid])
+        return
+      case 'remove manifest':
+        await manifests.remove(uid)
+        void mirror.rescan([uid])
+        return
+      case 'remove file':
+        return await volume.removeDisk(uid)
+      case 'retain file':
+        return await volume.retainDisk(uid)
+      case 'status': {
+        const written = await writeStatus(client, ON_DEMAND_DISKS, disk, action.change, {
+          retries: STATUS_RETRIES,
+          signal,
+        })
+        if (written === disk) return
+        counted.statusWrites++
+        writtenAt.set(uid, performance.now())
+      }
+    }
+  }
+
+  return {
+    async reconcile(key, signal) {
+      const disk = view.disk(key)
+      const uid = disk?.metadata.uid
+      // The uid becomes a file's name; an API server makes no other.
+      if (disk === undefined || !isUid(uid)) return undefined
+      const { actions, requeueAfterMs } = planDisk(await observe(disk, uid))
+      try {
+        for (const action of actions) await take(action, disk, uid, signal)
+      } catch (error) {
+        // Deleted meanwhile; the news of it comes by itself.
+        if (!(error instanceof KubeError) || !hasCode(error, 'NotFound')) throw error
+      }
+      if (actions.length > 0) onStep(disk)
+      return requeueAfterMs === undefined ? undefined : { requeueAfterMs }
+    },
+
+    forget: uid => void writtenAt.delete(uid),
+  }
+}

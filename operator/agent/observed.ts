@@ -1,0 +1,74 @@
+/** What the agent of a pool sees of a disk, and what it can do for it. */
+import type { Condition, InvalidSpecError, OnDemandDisk } from '../../crds/ondemanddisk.ts'
+import type { ExportState } from '../../server/control/state.ts'
+import type { StatusChange } from '../kube/conditions.ts'
+import type { Allotment } from '../terms/allotment.ts'
+
+/** A disk, and all that decides about it. */
+export interface AgentObserved {
+  /** The object as the API server has it. */
+  readonly disk: OnDemandDisk
+  /** The object checked and completed, or what is wrong with it. */
+  readonly parsed: OnDemandDisk | InvalidSpecError
+  /** What the pool's quota gives a disk that wants to grow; undefined: all that it wants. */
+  readonly allotment?: Allotment | undefined
+  /** The disk's file. */
+  readonly file: FileView | undefined
+  /** The spare that the disk was promised is there. */
+  readonly spare: boolean
+  /** Text of the manifest that is written for it. */
+  readonly manifest: string | undefined
+  readonly server: ServerView
+  /** Where clients find the server: `nbd://HOST:PORT`. */
+  readonly uri: string | undefined
+  /** ms since its status was last written; infinite if it never was. */
+  readonly sinceWriteMs: number
+}
+
+/** Bytes. */
+export interface FileView {
+  readonly size: number
+  readonly allocated: number
+}
+
+/** The server, as far as a disk is concerned. */
+export type ServerView =
+  | { readonly state: 'unknown' }
+  | {
+      readonly state: 'known'
+      /** Undefined: the server does not have it. */
+      readonly served: ExportState | undefined
+      /** What is wrong with its manifest. */
+      readonly manifestProblem?: string | undefined
+    }
+
+/** One step. They are taken in order; the rest is dropped when one fails. */
+export type AgentAction =
+  /** The spare becomes the disk's file, unless there is one. */
+  | { readonly kind: 'take spare'; readonly spare: string }
+  | { readonly kind: 'write manifest'; readonly text: string }
+  /** Clients are disconnected. */
+  | { readonly kind: 'remove manifest' }
+  | { readonly kind: 'remove file' }
+  /** The file is kept where no disk is served from. */
+  | { readonly kind: 'retain file' }
+  | { readonly kind: 'status'; readonly change: StatusChange }
+
+export interface AgentPlan {
+  readonly actions: readonly AgentAction[]
+  /** Look again after so long, in ms, even if nothing changes. */
+  readonly requeueAfterMs?: number
+}
+
+/** Is the disk a file of the pool? */
+export function hasFile({ spec }: OnDemandDisk): boolean {
+  return spec.mode === 'Persistent' && spec.upstream === undefined
+}
+
+export function conditionOf(disk: OnDemandDisk, type: string): Condition | undefined {
+  return disk.status?.conditions?.find(condition => condition.type === type)
+}
+
+export function isTrue(disk: OnDemandDisk, type: string): boolean {
+  return conditionOf(disk, type)?.status === 'True'
+}

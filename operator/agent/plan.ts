@@ -1,0 +1,159 @@
+/** What the agent does for a disk, from what it sees: the manifest, the file, and the status. No I/O. */
+import { InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
+import type { ConditionChange } from '../kube/conditions.ts'
+import { FINALIZER, FORCE_DELETE_ANNOTATION, SPARE_ANNOTATION } from '../terms/names.ts'
+import {
+  ALLOCATED_PAUSE_MS,
+  condition,
+  dueFields,
+  exportedCondition,
+  resizingCondition,
+  statusFields,
+  usersOf,
+} from './exported.ts'
+import { deletingManifest, manifestText } from './manifest.ts'
+import {
+  type AgentAction,
+  type AgentObserved,
+  type AgentPlan,
+  conditionOf,
+  hasFile,
+  isTrue,
+} from './observed.ts'
+
+/** Something that only the server can bring is looked for again after so long, in ms, should its news be missed. */
+const LOOK_AGAIN_MS = 5000
+
+/**
+ * A disk is served once it has been made, which the operator says by the condition Provisioned; from then on its manifest
+ * follows the spec. A spec that is wrong changes nothing: the disk is served by its last good one.
+ */
+export function planDisk(observed: AgentObserved): AgentPlan {
+  const { disk, parsed } = observed
+  if (disk.metadata.deletionTimestamp !== undefined) return planDeletion(observed)
+  if (parsed instanceof InvalidSpecError) return { actions: [] }
+  if (!isTrue(disk, 'Provisioned')) return planSpare(observed, parsed)
+  return planServing(observed, parsed)
+}
+
+function planServing(observed: AgentObserved, parsed: OnDemandDisk): AgentPlan {
+  const { manifest, server } = observed
+  const actions: AgentAction[] = []
+  const text = manifestText(parsed, servedSize(observed, parsed))
+  if (text !== manifest) actions.push({ kind: 'write manifest', text })
+  const conditions = [exportedCondition(observed, parsed), resizingCondition(observed, parsed)].filter(
+    isGiven,
+  )
+  const { change, requeueAfterMs } = statusChange(observed, parsed, conditions)
+  if (change !== undefined) actions.push({ kind: 'status', change })
+  const isUsed = server.state === 'known' && (server.served?.connections.length ?? 0) > 0
+  const looks = [requeueAfterMs, isUsed ? ALLOCATED_PAUSE_MS : undefined].filter(isGiven)
+  return looks.length === 0 ? { actions } : { actions, requeueAfterMs: Math.min(...looks) }
+}
+
+const isGiven = <T>(value: T | undefined): value is T => value !== undefined
+
+/** A disk never shrinks, whatever its spec says: the server would refuse it to all clients. */
+function servedSize({ file, allotment }: AgentObserved, { spec }: OnDemandDisk): number | undefined {
+  if (spec.size === undefined || spec.command !== undefined) return undefined
+  return Math.max(allotment?.size ?? spec.size, file?.size ?? 0)
+}
+
+/** News of a condition is written at once, with all that there is; the numbers wait for a while. */
+function statusChange(observed: AgentObserved, parsed: OnDemandDisk, conditions: readonly ConditionChange[]) {
+  const { disk, sinceWriteMs } = observed
+  const fields = statusFields(observed, parsed)
+  if (conditions.some(change => isNews(disk, change))) return { change: { conditions, fields } }
+  const due = dueFields(fields, disk.status, sinceWriteMs)
+  const isDue = Object.keys(due.fields).length > 0
+  return {
+    change: isDue ? { conditions, fields: due.fields } : undefined,
+    requeueAfterMs: due.requeueAfterMs,
+  }
+}
+
+function isNews(disk: OnDemandDisk, { type, status, reason, message, observedGeneration }: ConditionChange) {
+  const known = conditionOf(disk, type)
+  return (
+    known === undefined ||
+    known.status !== status ||
+    known.reason !== reason ||
+    known.message !== message ||
+    known.observedGeneration !== observedGeneration
+  )
+}
+
+/** A disk that was promised a spare gets it, also where an agent before this one had begun with that. */
+function planSpare({ disk, file, spare }: AgentObserved, parsed: OnDemandDisk): AgentPlan {
+  const name = disk.metadata.annotations?.[SPARE_ANNOTATION]
+  if (name === undefined || !hasFile(parsed) || (file === undefined && !spare)) return { actions: [] }
+  const conditions = [
+    condition(disk, 'Formatted', 'True', 'Formatted', 'The disk was formatted as a spare of the pool.'),
+    condition(disk, 'Provisioned', 'True', 'SpareTaken', 'The disk was made of a spare of the pool.'),
+  ]
+  const taken: AgentAction[] = file === undefined ? [{ kind: 'take spare', spare: name }] : []
+  return { actions: [...taken, { kind: 'status', change: { conditions } }] }
+}
+
+/**
+ * At first new clients are kept out. When the operator has said that nothing can make the file any more, the clients
+ * are waited for, or disconnected if the user wants it; then the manifest goes, and when the server has let go of the
+ * disk, the file.
+ */
+function planDeletion(observed: AgentObserved): AgentPlan {
+  const { disk, manifest, server } = observed
+  const { finalizers, annotations, deletionTimestamp = '' } = disk.metadata
+  const actions: AgentAction[] = []
+  const deleting = manifest && deletingManifest(manifest, deletionTimestamp)
+  const isOurs = finalizers?.includes(FINALIZER) === true && conditionOf(disk, 'Ready')?.reason === 'Deleting'
+  if (!isOurs || deleting === undefined) {
+    if (deleting !== undefined && deleting !== manifest)
+      actions.push({ kind: 'write manifest', text: deleting })
+    return isOurs ? planRemoval(observed) : { actions }
+  }
+  if (annotations?.[FORCE_DELETE_ANNOTATION] === 'true') {
+    return { actions: [{ kind: 'remove manifest' }], requeueAfterMs: LOOK_AGAIN_MS }
+  }
+  if (deleting !== manifest) actions.push({ kind: 'write manifest', text: deleting })
+  if (server.state === 'unknown') return { actions, requeueAfterMs: LOOK_AGAIN_MS }
+  const { served } = server
+  if (served !== undefined && served.connections.length > 0) {
+    const conditions = [condition(disk, 'Exported', 'True', 'InUse', usersOf(served))]
+    if (conditions.some(change => isNews(disk, change)))
+      actions.push({ kind: 'status', change: { conditions } })
+    return { actions, requeueAfterMs: LOOK_AGAIN_MS }
+  }
+  // Until the server has said that it keeps new clients out, one may just be coming.
+  const isClosed = served === undefined ? server.manifestProblem !== undefined : served.deleting === true
+  if (isClosed) actions.push({ kind: 'remove manifest' })
+  return { actions, requeueAfterMs: LOOK_AGAIN_MS }
+}
+
+function planRemoval({ disk, file, server }: AgentObserved): AgentPlan {
+  const exported = conditionOf(disk, 'Exported')
+  const isDone = exported?.reason === 'Removed' || exported?.reason === 'Retained'
+  if (isDone && file === undefined) return { actions: [] }
+  // A server that may still have the file open, or read its manifest just now, must not be left with half a disk.
+  if (server.state === 'unknown' || server.served !== undefined)
+    return { actions: [], requeueAfterMs: LOOK_AGAIN_MS }
+  const isKept = disk.spec.reclaimPolicy === 'Retain' && file !== undefined
+  const conditions = [
+    isKept
+      ? condition(
+          disk,
+          'Exported',
+          'False',
+          'Retained',
+          `The data is kept as retained/${disk.metadata.uid} on the pool’s volume.`,
+        )
+      : condition(
+          disk,
+          'Exported',
+          'False',
+          'Removed',
+          'The disk is not served any more, and its data is gone.',
+        ),
+  ]
+  const removal: AgentAction[] = file === undefined ? [] : [{ kind: isKept ? 'retain file' : 'remove file' }]
+  return { actions: [...removal, { kind: 'status', change: { conditions } }] }
+}
