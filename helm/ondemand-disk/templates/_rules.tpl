@@ -8,45 +8,46 @@
 - apiGroups: [ondemanddisk.dev]
   resources: [diskpools/status, ondemanddisks/status]
   verbs: [patch]
-# Own what belongs to them: API servers with OwnerReferencesPermissionEnforcement ask for this to set
-# blockOwnerDeletion.
+# Own what belongs to them: with OwnerReferencesPermissionEnforcement an API server asks for this.
 - apiGroups: [ondemanddisk.dev]
   resources: [diskpools/finalizers, ondemanddisks/finalizers]
   verbs: [update]
-# A pool's server: StatefulSet, Service, the agent's account, the disk's manifest for its Job.
+# A pool's server. It is deleted with the pool, by Kubernetes; so is all of the next two.
 - apiGroups: [apps]
   resources: [statefulsets]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
+# Its Service, and the account of its agent.
 - apiGroups: [""]
-  resources: [services, serviceaccounts, configmaps]
-  verbs: [get, list, watch, create, patch, delete]
-# A pool's volume: made from claimTemplate, grown with it, deleted only when it is empty.
+  resources: [services, serviceaccounts]
+  verbs: [get, list, watch, create, patch]
+# Keep others than clients and scrapers away from it.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch]
+# Give the agent its role; which one it may be, `bind` says.
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [rolebindings]
+  verbs: [get, list, watch, create, patch]
+# A pool's volume, made from claimTemplate and grown with it. It is never deleted: the data are the user's.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [list, watch, create, patch]
 # The Job that makes a disk, and its clean-up.
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
+# What that Job reads: the disk's object.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [create, patch, delete]
 # Why a pool's server or a Job does not run: the state of its pods.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 # Whether a namespace is being deleted: its disks' finalizers must go then.
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [get]
-# Keep others than clients away from a pool's server, and its eviction in order.
-- apiGroups: [networking.k8s.io]
-  resources: [networkpolicies]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [policy]
-  resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
-# Give the agent of a pool its role, which is the one below and no other.
-- apiGroups: [rbac.authorization.k8s.io]
-  resources: [rolebindings]
-  verbs: [get, list, watch, create, patch, delete]
 # Tell users what happens.
 - apiGroups: [""]
   resources: [events]
