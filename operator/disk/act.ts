@@ -138,10 +138,11 @@ async function deleteJob(
 ): Promise<void> {
   const { namespace, uid = '' } = disk.metadata
   const ref = { namespace, name: diskJobName(uid) }
+  // First, as the Job is how it is found that there is something to delete.
+  if (withConfigMap) await unlessGone(client.delete(CONFIG_MAPS, ref, { signal }))
   // Of a Job at work the Pod has to be gone before the Job counts as gone.
   const propagationPolicy = job.state === 'running' ? 'Foreground' : 'Background'
   const preconditions = jobUid === undefined ? {} : { preconditions: { uid: jobUid } }
   await unlessGone(client.delete(JOBS, ref, { propagationPolicy, ...preconditions, signal }))
   freshJobs.forget(keyOf({ ...disk, metadata: { ...disk.metadata, ...ref } } as OnDemandDisk))
-  if (withConfigMap) await unlessGone(client.delete(CONFIG_MAPS, ref, { signal }))
 }

@@ -48,7 +48,7 @@ export async function observeDisk(world: World, key: string): Promise<SeenDisk |
     job: jobView,
     refusal: isStarted(disk) || isDeleted ? undefined : refusalOf(world, disk, validPool),
     nameHolder: isStarted(disk) || isDeleted ? undefined : nameHolder(world, disk),
-    now: Date.now(),
+    now: world.now(),
     validPool: validPool instanceof InvalidSpecError ? undefined : validPool,
     jobUid: job?.metadata.uid,
     isOneNode: isOneNode(claim),

@@ -125,7 +125,7 @@ async function deleteSpareJob(
 ) {
   const ref = { namespace: pool.metadata.namespace, name: `odd-spares-${pool.metadata.uid}` }
   const preconditions = spareJobUid === undefined ? {} : { preconditions: { uid: spareJobUid } }
-  for (const [resource, options] of [[JOBS, preconditions] as const, [CONFIG_MAPS, {}] as const]) {
+  for (const [resource, options] of [[CONFIG_MAPS, {}] as const, [JOBS, preconditions] as const]) {
     try {
       await client.delete(resource, ref, { ...options, signal })
     } catch (error) {

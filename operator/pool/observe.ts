@@ -46,7 +46,7 @@ export async function observePool(
     disks: viewDisks(world.disks.byIndex('pool', key)),
     spareJob: viewJob(job, job ? world.pods.byIndex('owner', job.metadata.uid ?? '') : [], pool.metadata.uid),
     settings,
-    now: Date.now(),
+    now: world.now(),
     spareJobUid: job?.metadata.uid,
   }
 }

@@ -76,6 +76,8 @@ export interface World {
   /** Uids of disks that are being given a place at this very moment. */
   readonly starting: Set<string>
   isNamespaceTerminating(namespace: string): Promise<boolean>
+  /** ms since 1970. */
+  now(): number
 }
 
 /** Told of every change, after the store has it. */
@@ -151,6 +153,7 @@ export function followWorld(
     ...{ client, disks, pools, jobs, pods, claims, parts, freshDisks, freshPools, freshJobs },
     starting: new Set(),
     isNamespaceTerminating: namespaceWatch(client),
+    now: Date.now,
     synced: Promise.all(reflectors.map(({ synced }) => synced)).then(() => {}),
     async stop() {
       await Promise.all(reflectors.map(reflector => reflector.stop()))
