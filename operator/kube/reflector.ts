@@ -45,7 +45,8 @@ const LIST_MS = 30_000
 const FIRST_DELAY_MS = 50
 /** A server that cannot be reached is tried this often at least, in ms: so long nothing is seen once it is back. */
 const MAX_UNREACHABLE_MS = 500
-/** One that answers, but not with what was asked for, is left alone for longer. */
+/** One that answers, but not with what was asked for, may be starting. After so many tries it is left alone longer. */
+const PATIENT_TRIES = 20
 const MAX_REFUSED_MS = 30_000
 /** The server ends a watch after 5 to 10 minutes, so that those of many clients do not come back together. */
 const WATCH_SECONDS = 300
@@ -53,6 +54,13 @@ const WATCH_SECONDS = 300
 const SHORT_WATCH_MS = 1000
 /** So often the same place is tried before everything is listed anew. */
 const MAX_GARBAGE = 3
+
+/** What has gone wrong since it last went well. */
+interface Failures {
+  unreachable: number
+  /** Since the server was last unreachable. */
+  refused: number
+}
 
 /** Starts to follow a kind of objects. */
 export function startReflector<T extends KubeObject>(terms: ReflectorTerms<T>): Reflector<T> {
@@ -134,7 +142,7 @@ export function startReflector<T extends KubeObject>(terms: ReflectorTerms<T>): 
 
   async function run(): Promise<void> {
     let version: string | undefined
-    let failures = 0
+    const failures: Failures = { unreachable: 0, refused: 0 }
     let garbage = 0
     let blindSince: number | undefined
     const onProgress = () => {
@@ -143,7 +151,8 @@ export function startReflector<T extends KubeObject>(terms: ReflectorTerms<T>): 
         log?.info({ ...where, ms }, 'Following the API server again')
       }
       blindSince = undefined
-      failures = 0
+      failures.unreachable = 0
+      failures.refused = 0
     }
     while (!signal.aborted) {
       const startedAt = performance.now()
@@ -161,7 +170,7 @@ export function startReflector<T extends KubeObject>(terms: ReflectorTerms<T>): 
           onProgress()
         })
         if (version !== from || performance.now() - startedAt >= SHORT_WATCH_MS) continue
-        failures++
+        failures.refused++
         await sleep(delayOf(undefined, failures, firstDelayMs), signal)
       } catch (error) {
         if (signal.aborted) break
@@ -176,11 +185,18 @@ export function startReflector<T extends KubeObject>(terms: ReflectorTerms<T>): 
           version = undefined
           garbage = 0
         }
-        failures++
+        if (error instanceof KubeError && error.status > 0) {
+          failures.refused++
+        } else {
+          failures.unreachable++
+          failures.refused = 0
+        }
         blindSince ??= performance.now()
-        const report = { ...where, failures, ...reasonOf(error) }
+        const tries = failures.unreachable + failures.refused
+        const report = { ...where, failures: tries, ...reasonOf(error) }
         // A server that is away for long is not worth a line each half second.
-        if ((failures & (failures - 1)) === 0)
+        const isNews = version !== undefined || !isExpired(error)
+        if (isNews && (tries & (tries - 1)) === 0)
           log?.warn(report, 'The API server cannot be followed; trying again')
         await sleep(delayOf(error, failures, firstDelayMs), signal).catch(() => {})
       }
@@ -203,11 +219,12 @@ export function startReflector<T extends KubeObject>(terms: ReflectorTerms<T>): 
   }
 }
 
-/** How long to wait before the next try, in ms: longer with each failure, and never the same for two clients. */
-function delayOf(error: unknown, failures: number, firstDelayMs: number): number {
-  const { status = 0, retryAfterMs = 0 } = error instanceof KubeError ? error : {}
-  const most = status === 0 ? MAX_UNREACHABLE_MS : MAX_REFUSED_MS
-  const delay = Math.min(firstDelayMs * 2 ** Math.min(failures - 1, 20), most)
+/** How long to wait before the next try, in ms; never the same for two clients. */
+function delayOf(error: unknown, { unreachable, refused }: Failures, firstDelayMs: number): number {
+  const { retryAfterMs = 0 } = error instanceof KubeError ? error : {}
+  const short = Math.min(firstDelayMs * 2 ** Math.min(unreachable + refused - 1, 20), MAX_UNREACHABLE_MS)
+  const impatience = Math.max(0, refused - PATIENT_TRIES)
+  const delay = Math.min(short * 2 ** Math.min(impatience, 20), MAX_REFUSED_MS)
   return Math.max(retryAfterMs, delay * (0.5 + Math.random() / 2))
 }
 

@@ -1,0 +1,108 @@
+/** Operators in processes of their own: one acts, and when it is killed the next one does, soon. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { LEASES } from '../../operator/kube/objects.ts'
+import { checkout } from '../harness.ts'
+import { type ControlPlane, installCrds, startControlPlane } from './control-plane.ts'
+
+let plane: ControlPlane
+const running = new Set<ChildProcess>()
+
+beforeAll(async () => {
+  plane = await startControlPlane()
+  await installCrds(plane.client)
+}, 20 * 60_000)
+afterAll(async () => {
+  for (const child of running) child.kill('SIGKILL')
+  await plane?.[Symbol.asyncDispose]()
+})
+
+const NAME = { namespace: 'default', name: 'ondemand-disk-operator' }
+const holder = async () => (await plane.client.find(LEASES, NAME))?.spec?.holderIdentity
+
+/** Starts an operator; resolves when it knows all objects, before it acts. */
+async function startOperator() {
+  const child = spawn(
+    join(checkout, 'hack/ondemand-disk-operator'),
+    [
+      'run',
+      '--kubeconfig',
+      plane.kubeconfig,
+      '--image',
+      'none',
+      '--lease-namespace',
+      'default',
+      '--metrics',
+      '127.0.0.1:0',
+    ],
+    { stdio: ['ignore', 'ignore', 'pipe'] },
+  )
+  running.add(child)
+  const ended = once(child, 'close').then(([code]: (number | null)[]) => code)
+  const said: string[] = []
+  const waiting = new Map<string, (at: number) => void>()
+  let metrics = ''
+  createInterface(child.stderr).on('line', line => {
+    const { msg, uri } = JSON.parse(line) as { msg: string; uri?: string }
+    if (msg === 'Serving metrics') metrics = uri ?? ''
+    said.push(msg)
+    waiting.get(msg)?.(performance.now())
+  })
+  /** When it says this, by `performance.now()`. */
+  const says = (text: string): Promise<number> =>
+    said.includes(text)
+      ? Promise.resolve(performance.now())
+      : Promise.race([
+          new Promise<number>(resolve => waiting.set(text, resolve)),
+          ended.then(code => {
+            throw new Error(`It ended with ${code} before it said "${text}":\n${said.join('\n')}`)
+          }),
+        ])
+  await says('Knows all objects')
+  const probe = async (path: string) => {
+    const response = await fetch(`${metrics}${path}`)
+    return { status: response.status, text: await response.text() }
+  }
+  return { child, says, said, ended, probe }
+}
+
+test('of two operators one acts; the other does when the first is killed, within 20 s, or when it stops, at once', async () => {
+  const first = await startOperator()
+  await first.says('Acting')
+  const second = await startOperator()
+  const firstHolder = await holder()
+  expect(second.said).not.toContain('Acting')
+  // Both are ready; one leads.
+  for (const [operator, leads] of [
+    [first, 1],
+    [second, 0],
+  ] as const) {
+    expect(await operator.probe('/readyz')).toEqual({ status: 200, text: 'ready\n' })
+    expect((await operator.probe('/metrics')).text).toContain(
+      `\nleader_election_master_status{name="ondemand-disk-operator"} ${leads}\n`,
+    )
+  }
+
+  const killedAt = performance.now()
+  first.child.kill('SIGKILL')
+  const actsAt = await second.says('Acting')
+  expect(actsAt - killedAt).toBeLessThan(20_000)
+  expect(actsAt - killedAt).toBeGreaterThan(10_000)
+  expect(await holder()).not.toBe(firstHolder)
+
+  const third = await startOperator()
+  const stoppedAt = performance.now()
+  second.child.kill('SIGTERM')
+  // It is given back, so that only the next try has to come: after 2 to 4.4 s.
+  expect((await third.says('Acting')) - stoppedAt).toBeLessThan(10_000)
+  expect(await second.ended).toBe(0)
+
+  // One whose Lease was taken by another ends at once, and says why.
+  const lease = await plane.client.get(LEASES, NAME)
+  await plane.client.update(LEASES, { ...lease, spec: { ...lease.spec, holderIdentity: 'thief' } })
+  expect(await third.ended).toBe(1)
+  expect(third.said).toContain('The Lease is lost')
+}, 120_000)
