@@ -7,7 +7,7 @@ import { statfsSync } from 'node:fs'
 import { ERRNO } from '../../linux/errno.ts'
 import { addressOf, lastErrno, pread, pwrite, tryPreadCached } from '../../linux/syscalls.ts'
 import { type Backend, type Completion, type Outcome, PENDING, type ZeroFlags } from '../backend.ts'
-import { diskQueue, Lane } from './disk-queue.ts'
+import { Lane } from './disk-queue.ts'
 import { fileExtents } from './file-extents.ts'
 import { type FileJob, takeJob } from './file-job.ts'
 import { GroupFlush } from './group-flush.ts'
@@ -31,6 +31,8 @@ export interface FileDisk {
   readonly blockDevice: boolean
   /** @internal */
   readonly lane: Lane
+  /** @internal reads that go to the ring */
+  readonly readLane: Lane
   /** @internal */
   readonly flushes: GroupFlush
   /** @internal */
@@ -64,6 +66,7 @@ export function fileDisk(fd: number, size: number, options: FileDiskOptions): Fi
     size,
     ...options,
     lane,
+    readLane: new Lane(),
     flushes: new GroupFlush(fd, lane),
     cachedReads: !options.blockDevice && isInMemory(fd) ? 'memory' : 'nowait',
     refusedModes: 0,
@@ -99,8 +102,8 @@ function readImmediately(disk: FileDisk, address: number, length: number, offset
   return disk.cachedReads === 'memory' ? Math.max(0, pread(disk.fd, address, length, offset)) : 0
 }
 
-function submit(disk: FileDisk, job: FileJob): typeof PENDING {
-  diskQueue.submit(disk.lane, job)
+function submit(job: FileJob): typeof PENDING {
+  job.submit()
   return PENDING
 }
 
@@ -132,7 +135,7 @@ function range(
   offset: number,
   completion: Completion,
 ): typeof PENDING {
-  return submit(disk, takeJob(disk, operation, undefined, 0, length, offset, completion))
+  return submit(takeJob(disk, operation, undefined, 0, length, offset, completion))
 }
 
 /** The operations of the backend interface over a FileDisk. */
@@ -149,8 +152,7 @@ export const fileOperations = {
     length: number,
     offset: number,
     completion: Completion,
-  ): Outcome =>
-    submit(disk, takeJob(disk, 'read', target, addressOf(target) + start, length, offset, completion)),
+  ): Outcome => submit(takeJob(disk, 'read', target, addressOf(target) + start, length, offset, completion)),
 
   pwriteNow(disk: FileDisk, source: Buffer, start: number, length: number, offset: number): number {
     if (!mayWriteImmediately(disk, length, offset)) return 0
@@ -167,8 +169,7 @@ export const fileOperations = {
     length: number,
     offset: number,
     completion: Completion,
-  ): Outcome =>
-    submit(disk, takeJob(disk, 'write', source, addressOf(source) + start, length, offset, completion)),
+  ): Outcome => submit(takeJob(disk, 'write', source, addressOf(source) + start, length, offset, completion)),
 
   flush(disk: FileDisk, completion: Completion): Outcome {
     if (!disk.durable) return
@@ -181,7 +182,6 @@ export const fileOperations = {
 
   zero: (disk: FileDisk, length: number, offset: number, flags: ZeroFlags, completion: Completion): Outcome =>
     submit(
-      disk,
       takeJob(
         disk,
         flags.mayPunch ? 'zero' : 'zero-allocated',

@@ -1,5 +1,6 @@
 /** One operation of a file disk on its way through the thread pool: retried, continued and, where the file system lacks a call, replaced. */
 import { ERRNO, SystemCallError } from '../../linux/errno.ts'
+import type { RingWaiter } from '../../linux/io-ring.ts'
 import {
   addressOf,
   FALLOC_FL_KEEP_SIZE,
@@ -15,6 +16,7 @@ import {
 import type { Completion } from '../backend.ts'
 import { diskQueue, type Job } from './disk-queue.ts'
 import type { FileDisk } from './file-disk.ts'
+import { type RingReads, ringReads } from './ring-reads.ts'
 
 export type FileOperation = 'read' | 'write' | 'trim' | 'zero' | 'zero-allocated' | 'cache'
 
@@ -38,7 +40,7 @@ const WAYS: Record<'trim' | 'zero' | 'zero-allocated', readonly (readonly number
 const zeroes = Buffer.alloc(2 ** 20)
 const zeroesAddress = addressOf(zeroes)
 
-export class FileJob implements Job {
+export class FileJob implements Job, RingWaiter {
   next: Job | undefined
   operation: FileOperation = 'read'
   #disk: FileDisk | undefined
@@ -51,6 +53,8 @@ export class FileJob implements Job {
   #fast = false
   #way = 0
   #step = 0
+  /** Where it stands in line, once it does: for the ring or for the thread pool. */
+  #ring: RingReads | undefined
   readonly #done: (error: Error | null, result: number) => void
 
   constructor() {
@@ -79,9 +83,21 @@ export class FileJob implements Job {
     this.#step = 0
   }
 
-  /** Called by the disk queue, and again by the job itself to go on. */
+  /** Puts the job in line. */
+  submit(): void {
+    const disk = this.#disk as FileDisk
+    this.#ring = this.operation === 'read' && disk.cachedReads === 'nowait' ? ringReads() : undefined
+    if (this.#ring === undefined) diskQueue.submit(disk.lane, this)
+    else this.#ring.queue.submit(disk.readLane, this)
+  }
+
+  /** Called by the queue, and again by the job itself to go on. */
   start(): void {
     const disk = this.#disk as FileDisk
+    if (this.#ring !== undefined) {
+      this.#ring.ring.read(disk.fd, this.#address, this.#length, this.#offset, this)
+      return
+    }
     switch (this.operation) {
       case 'read':
         pread.async(disk.fd, this.#address, this.#length, this.#offset, this.#done)
@@ -114,6 +130,12 @@ export class FileJob implements Job {
     if (operation === 'trim') this.#finish(undefined)
     else if (this.#fast) this.#finish(new SystemCallError('fallocate', ERRNO.EOPNOTSUPP))
     else pwrite.async(disk.fd, zeroesAddress, Math.min(this.#length, zeroes.length), this.#offset, this.#done)
+  }
+
+  /** Called by the ring. */
+  read(result: number): void {
+    if (result === -ERRNO.EINTR || result === -ERRNO.EAGAIN) this.start()
+    else this.#transferred(Math.max(0, -result), result)
   }
 
   #returned(error: Error | null, result: number): void {
@@ -190,11 +212,14 @@ export class FileJob implements Job {
 
   #finish(error: Error | undefined): void {
     const completion = this.#completion as Completion
-    const lane = (this.#disk as FileDisk).lane
+    const disk = this.#disk as FileDisk
+    const ring = this.#ring
     this.#disk = undefined
+    this.#ring = undefined
     this.#completion = undefined
     this.buffer = undefined
-    diskQueue.finished(lane)
+    if (ring === undefined) diskQueue.finished(disk.lane)
+    else ring.queue.finished(disk.readLane)
     if (idle.length < MAX_IDLE) idle.push(this)
     completion.complete(error)
   }

@@ -1,0 +1,24 @@
+/**
+ * Reads that miss the page cache, handed to io_uring: dozens wait for the disk at once without a thread each. They
+ * stand in a queue of their own, which shares the ring fairly between files as the thread pool is shared.
+ */
+import { type IoRing, ioRing, RING_ENTRIES } from '../../linux/io-ring.ts'
+import { DiskQueue } from './disk-queue.ts'
+
+export interface RingReads {
+  readonly ring: IoRing
+  readonly queue: DiskQueue
+}
+
+/** One file may have this many reads under way, which is what a client with a deep queue asks for at once. */
+const PER_FILE = 64
+
+let reads: RingReads | undefined
+
+/** Undefined where there is no io_uring. */
+export function ringReads(): RingReads | undefined {
+  if (reads !== undefined) return reads
+  const ring = ioRing()
+  if (ring !== undefined) reads = { ring, queue: new DiskQueue({ threads: RING_ENTRIES, perLane: PER_FILE }) }
+  return reads
+}
