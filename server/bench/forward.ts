@@ -1,0 +1,94 @@
+/**
+ * Measures what forwarding costs: the same disk of one server, reached directly and through a second server that
+ * forwards to it, in turn.
+ *
+ *     npm run bench:forward [-- ROUNDS]
+ */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { availableParallelism, cpus, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fillDisk, warm } from './disks.ts'
+import { type FioJob, fio } from './fio.ts'
+import { type Running, startListening } from './process.ts'
+import { spreadOf } from './report.ts'
+
+/** Forwarded divided by direct: at most for latency, at least for throughput. */
+const [LATENCY_GOAL, THROUGHPUT_GOAL] = [2, 0.6]
+const SECONDS = 2
+const MIB = 2 ** 20
+const DISK_SIZE = 256 * MIB
+
+const main = join(import.meta.dirname, '../main.ts')
+
+/** A load, and which of its figures counts. */
+interface Load {
+  readonly name: string
+  readonly job: FioJob
+  readonly of: 'latency' | 'throughput'
+}
+
+const LOADS: readonly Load[] = [
+  { name: 'latency of a 4k read', job: { rw: 'randread', bs: '4k', iodepth: 1 }, of: 'latency' },
+  { name: 'latency of a 4k write', job: { rw: 'randwrite', bs: '4k', iodepth: 1 }, of: 'latency' },
+  { name: 'throughput of 256k reads', job: { rw: 'read', bs: '256k', iodepth: 16 }, of: 'throughput' },
+  { name: 'throughput of 256k writes', job: { rw: 'write', bs: '256k', iodepth: 16 }, of: 'throughput' },
+]
+
+/** Mean microseconds a request, one at a time, or MiB a second. */
+async function measure({ job, of }: Load, uri: string): Promise<number> {
+  const job256 = { ...job, more: [`--size=${DISK_SIZE}`] }
+  const { rate, throughput } = await fio(job256, [uri], SECONDS)
+  return of === 'latency' ? 1e6 / rate : throughput
+}
+
+const startServing = (socket: string, ...args: readonly string[]): Promise<Running> =>
+  startListening([process.execPath, main, 'serve', '--unix', socket, '--log-level', 'error', ...args], {
+    path: socket,
+  })
+
+async function run(rounds: number): Promise<boolean> {
+  const folder = mkdtempSync(join(tmpdir(), 'ondemand-disk-bench-'))
+  const disk = join(folder, 'disk')
+  const [direct, forwarded] = [join(folder, 'direct.sock'), join(folder, 'forwarded.sock')]
+  const servers: Running[] = []
+  let isKept = true
+  try {
+    fillDisk(disk, DISK_SIZE)
+    warm(disk)
+    servers.push(await startServing(direct, '--dir', folder, '--no-create', '--connections-per-disk', '4'))
+    servers.push(await startServing(forwarded, '--upstream', `nbd+unix:///?socket=${direct}`))
+    process.stdout.write(
+      `Forwarded and direct, median of ${rounds} rounds of ${SECONDS} s in turn, unix sockets, fio, on ` +
+        `${availableParallelism()} x ${cpus()[0]?.model ?? 'an unknown processor'}\n`,
+    )
+    for (const load of LOADS) {
+      const values: [number[], number[]] = [[], []]
+      // The first round warms programs up and does not count.
+      for (let round = 0; round <= rounds; round++) {
+        for (const [index, socket] of [direct, forwarded].entries()) {
+          const value = await measure(load, `nbd+unix:///disk?socket=${socket}`)
+          if (round > 0) values[index]?.push(value)
+        }
+      }
+      const [one, other] = values.map(spreadOf).map(({ median }) => median)
+      const ratio = (other ?? Number.NaN) / (one ?? Number.NaN)
+      const isLatency = load.of === 'latency'
+      const reached = isLatency ? ratio < LATENCY_GOAL : ratio > THROUGHPUT_GOAL
+      isKept &&= reached
+      const unit = isLatency ? 'µs' : 'MiB/s'
+      const goal = isLatency ? `below ${LATENCY_GOAL}` : `above ${THROUGHPUT_GOAL}`
+      process.stdout.write(
+        `${load.name.padEnd(26)} direct ${(one ?? 0).toFixed(0).padStart(6)} ${unit}, forwarded ` +
+          `${(other ?? 0).toFixed(0).padStart(6)} ${unit}: x ${ratio.toFixed(2)} (${goal} promised${reached ? '' : ': NOT KEPT'})\n`,
+      )
+    }
+  } finally {
+    await Promise.all(servers.toReversed().map(server => server.stop()))
+    rmSync(folder, { recursive: true, force: true })
+  }
+  return isKept
+}
+
+const rounds = Number(process.argv[2] ?? 5)
+if (!Number.isInteger(rounds) || rounds < 1) throw new RangeError('Give the number of rounds, at least 1.')
+process.exitCode = (await run(rounds)) ? 0 : 1
