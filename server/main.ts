@@ -1,19 +1,20 @@
 #!/usr/bin/env node
 import './cli/thread-pool.ts'
-import { backends } from './cli/backends.ts'
-import { fuse } from './cli/fuse.ts'
 import { requestedText } from './cli/help.ts'
-import { make, StoppedError } from './cli/make.ts'
 import { UsageError } from './cli/options.ts'
 import { printable } from './cli/printable.ts'
-import { serve } from './cli/serve.ts'
 
-/** Commands of the program. */
-const COMMANDS: ReadonlyMap<string, (argv: readonly string[]) => Promise<void>> = new Map([
-  ['serve', (argv: readonly string[]) => serve(argv)],
-  ['make', (argv: readonly string[]) => make(argv)],
-  ['backends', backends],
-  ['fuse', fuse],
+type Command = (argv: readonly string[]) => Promise<void>
+
+/** Commands of the program. Each is loaded when it is asked for: a small one shall begin at once. */
+const COMMANDS: ReadonlyMap<string, Command> = new Map<string, Command>([
+  ['serve', async argv => (await import('./cli/serve.ts')).serve(argv)],
+  ['make', async argv => (await import('./cli/make.ts')).make(argv)],
+  ['backends', async argv => (await import('./cli/backends.ts')).backends(argv)],
+  ['fuse', async argv => (await import('./cli/fuse.ts')).fuse(argv)],
+  ['attach', async argv => (await import('./cli/attach.ts')).attach(argv)],
+  ['detach', async argv => (await import('./cli/attach.ts')).detach(argv)],
+  ['attached', async argv => (await import('./cli/attach.ts')).attached(argv)],
 ])
 
 async function run(argv: readonly string[]): Promise<void> {
@@ -37,7 +38,8 @@ try {
 } catch (error) {
   const message = error instanceof Error ? error.message : String(error)
   process.stderr.write(`ondemand-disk: ${printable(message)}\n`)
-  process.exitCode = error instanceof UsageError ? 2 : error instanceof StoppedError ? 143 : 1
+  process.exitCode =
+    error instanceof UsageError ? 2 : error instanceof Error && error.name === 'StoppedError' ? 143 : 1
 }
 // What a backend's module has left running must not keep a server that has stopped.
 setTimeout(() => process.exit(), 500).unref()

@@ -66,6 +66,11 @@ export const ATTACH_OPTIONS = {
     parse: parseChoice(WAYS),
   },
   'read-only': { group: DEVICE, kind: 'flag', help: 'Make a device that can only be read.' },
+  watch: {
+    group: DEVICE,
+    kind: 'flag',
+    help: 'Stay, and connect a device of the NBD driver again whenever its server was lost. The device does not need it otherwise, and stays when it ends. One of FUSE does so by itself.',
+  },
   'dead-after': DEAD_AFTER,
   help: HELP,
   version: VERSION,

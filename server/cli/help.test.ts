@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import packageJson from '../../package.json' with { type: 'json' }
-import { FUSE_OPTIONS } from './disk-option-tables.ts'
+import { DISK_COMMANDS } from './disk-help.ts'
 import { commandHelp, makeHelp, requestedText, serveHelp } from './help.ts'
 import { MAKE_OPTIONS } from './make-options.ts'
 import { shownDefault, synopsis } from './option-help.ts'
@@ -60,10 +60,12 @@ describe('the other commands that have a table, and docs/fuse.md', () => {
   const manual = readFileSync(`${import.meta.dirname}/../../docs/fuse.md`, 'utf8')
   const sections = manual.split(/^## /m)
 
-  test.each(Object.entries({ fuse: FUSE_OPTIONS }))(
+  test.each(Object.entries(DISK_COMMANDS))(
     '%s: both list the options of the table, in its order',
-    (name, table) => {
-      const synopses = Object.entries<Option>(table).map(([option, described]) => synopsis(option, described))
+    (name, { options }) => {
+      const synopses = Object.entries<Option>(options).map(([option, described]) =>
+        synopsis(option, described),
+      )
       const help = commandHelp(name)
       expect([...help.matchAll(/^ {2}(-.*)$/gm)].map(([, text]) => text)).toEqual(synopses)
       const section = sections.find(text => text.startsWith(`\`ondemand-disk ${name}`)) ?? ''

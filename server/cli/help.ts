@@ -1,5 +1,5 @@
 import packageJson from '../../package.json' with { type: 'json' }
-import { FUSE_OPTIONS } from './disk-option-tables.ts'
+import { DISK_COMMANDS } from './disk-help.ts'
 import { MAKE_OPTIONS } from './make-options.ts'
 import { optionGroups } from './option-help.ts'
 import { hasFlag, type OptionTable } from './options.ts'
@@ -14,6 +14,9 @@ Commands:
   make         Make one declared disk, and end.
   backends     List where the bytes of a disk may live.
   fuse         Present an image file or a disk as a file.
+  attach       Make a disk a block device of this machine.
+  detach       Take such a device away.
+  attached     List them.
 
 Each has a text of its own: ondemand-disk COMMAND --help.
 
@@ -55,36 +58,18 @@ Exit code: 0 the disk is there; 1 it could not be made, trying again may help;
 it was told to stop.
 `
 
-const FUSE_INTRODUCTION = `Usage: ondemand-disk fuse SOURCE MOUNTPOINT [OPTION]...
-
-Presents SOURCE, an image file or the URI of an NBD export, as one raw file that
-is mounted over the existing file MOUNTPOINT, until it is unmounted or SIGTERM
-comes. losetup and mount -o loop work on it.
-
-TIME is a number of seconds, or one with ms, s, m or h.
-`
-
-const FUSE_EXAMPLES = `Examples:
-  Look into a disk on the server, without a client:
-      touch /tmp/alice
-      ondemand-disk fuse /srv/disks/alice /tmp/alice &
-      mount -o loop,ro /tmp/alice /mnt
-  Write to a disk that is elsewhere, and give its server 2 minutes:
-      ondemand-disk fuse nbd://server/alice /tmp/alice --writable \\
-          --dead-after 2m
-`
-
-interface CommandHelp {
+/** What `--help` says of a command that has a table of options. */
+export interface CommandHelp {
   readonly introduction: string
   readonly options: OptionTable
   readonly examples?: string
 }
 
 /** What `--help` says of each command that has a table of options. */
-const COMMANDS: ReadonlyMap<string, CommandHelp> = new Map([
+const COMMANDS: ReadonlyMap<string, CommandHelp> = new Map<string, CommandHelp>([
   ['serve', { introduction: SERVE_INTRODUCTION, options: SERVE_OPTIONS, examples: SERVE_EXAMPLES }],
   ['make', { introduction: MAKE_INTRODUCTION, options: MAKE_OPTIONS }],
-  ['fuse', { introduction: FUSE_INTRODUCTION, options: FUSE_OPTIONS, examples: FUSE_EXAMPLES }],
+  ...Object.entries(DISK_COMMANDS),
 ])
 
 /**

@@ -186,6 +186,23 @@ export class Wire {
   }
 
   /**
+   * Stops reading, for somebody else who goes on with the socket in the clear, and returns its descriptor. That is
+   * valid until `release`.
+   */
+  handOver(): number {
+    this.#receiver = IGNORE
+    this.#socket.pause()
+    return this.#fd
+  }
+
+  /** Lets go of a socket that was handed over, which stays connected for whoever has it now. */
+  release(): void {
+    this.#isClosed = true
+    this.#fd = -1
+    this.#socket.destroy()
+  }
+
+  /**
    * Sends what is written and ends the connection politely; what still comes is ignored. A server that does
    * not hang up within `timeout` ms is left.
    */

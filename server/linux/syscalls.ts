@@ -137,13 +137,21 @@ export function trySend(fd: number, address: number, length: number): number {
 const F_OFD_SETLK = 37
 const LOCK_TYPES = { read: 0, write: 1, none: 2 } as const
 
-function setLock(fd: number, type: keyof typeof LOCK_TYPES): boolean {
+function setLock(fd: number, type: keyof typeof LOCK_TYPES, start = 0, length = 0): boolean {
   scratch.fill(0, 0, 32)
   scratch.writeInt16LE(LOCK_TYPES[type], 0)
+  scratchWords[2] = start % TWO_POW_32
+  scratchWords[3] = Math.floor(start / TWO_POW_32)
+  scratchWords[4] = length
   if (fcntl(fd, F_OFD_SETLK, scratchAddress) === 0) return true
   const errno = lastErrno()
   if (errno === ERRNO.EAGAIN || errno === ERRNO.EACCES) return false
   throw new SystemCallError('fcntl(F_OFD_SETLK)', errno)
+}
+
+/** The same for one byte, which need not be there, and for writing. */
+export function lockByte(fd: number, offset: number): boolean {
+  return setLock(fd, 'write', offset, 1)
 }
 
 /**

@@ -216,12 +216,20 @@ function* allocationContext(name: string): Negotiation<number | undefined> {
 export interface NegotiationTerms {
   /** Require TLS: without it there is no connection. */
   readonly tls: boolean
+  /** Ask for nothing but simple replies, for whoever understands no others. */
+  readonly simpleReplies?: boolean
 }
 
 /** Agrees on the best kind of replies that the server has, then opens the export (GO) or asks for it (INFO). */
-function* haggle(option: number, name: string, noZeroes: boolean): Negotiation<NegotiatedExport> {
+function* haggle(
+  option: number,
+  name: string,
+  noZeroes: boolean,
+  { simpleReplies = false }: NegotiationTerms,
+): Negotiation<NegotiatedExport> {
   let replies: ReplyStyle = 'simple'
-  if (yield* tryOption(OPT.EXTENDED_HEADERS, encodeOption(OPT.EXTENDED_HEADERS))) replies = 'extended'
+  if (simpleReplies) replies = 'simple'
+  else if (yield* tryOption(OPT.EXTENDED_HEADERS, encodeOption(OPT.EXTENDED_HEADERS))) replies = 'extended'
   else if (yield* tryOption(OPT.STRUCTURED_REPLY, encodeOption(OPT.STRUCTURED_REPLY))) replies = 'structured'
   const context = replies === 'simple' ? undefined : yield* allocationContext(name)
   try {
@@ -245,7 +253,7 @@ function refuseName(name: string): void {
  */
 export function* openExport(name: string, terms: NegotiationTerms): Negotiation<NegotiatedExport> {
   const greeted = yield* greet(terms.tls)
-  if (greeted.style === 'fixed') return yield* haggle(OPT.GO, name, greeted.noZeroes)
+  if (greeted.style === 'fixed') return yield* haggle(OPT.GO, name, greeted.noZeroes, terms)
   if (greeted.style === 'newstyle') return yield* exportName(name, greeted.noZeroes)
   refuseName(name)
   return plain(greeted.exported)
@@ -259,7 +267,7 @@ export function* probeExport(name: string, terms: NegotiationTerms): Negotiation
   const greeted = yield* greet(terms.tls)
   if (greeted.style === 'newstyle') throw new HandshakeUnsupported('info')
   if (greeted.style === 'fixed') {
-    const found = yield* haggle(OPT.INFO, name, greeted.noZeroes)
+    const found = yield* haggle(OPT.INFO, name, greeted.noZeroes, terms)
     yield* send(encodeOption(OPT.ABORT))
     return found
   }

@@ -1,0 +1,168 @@
+/** `attach`, `detach` and `attached` by FUSE and a loop device, and how they end. Nothing may be left. */
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { beforeEach, expect, test } from 'vitest'
+import { check, checkout, type Ended, run, type Scratch, scratch, startServer } from '../harness.ts'
+import { mountAt, mountDevice, needRoot, until } from './mounts.ts'
+
+beforeEach(needRoot)
+
+const odd = (...args: readonly string[]): Promise<Ended> => run(join(checkout, 'hack/ondemand-disk'), args)
+
+interface Attached extends AsyncDisposable {
+  readonly device: string
+  readonly pid: number
+}
+
+/** The process that serves a URI; -1 where there is none. */
+async function daemonOf(uri: string): Promise<number> {
+  const { stdout } = await run('pgrep', ['-f', `attach/daemon[.]ts ${uri}`])
+  for (const pid of stdout.split('\n').filter(line => line !== '')) {
+    const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '')
+    if (stat !== '' && !/\) [ZX] /.test(stat)) return Number(pid)
+  }
+  return -1
+}
+
+const isConfigured = async (device: string): Promise<boolean> =>
+  (await run('losetup', ['-l', '-n', '-O', 'NAME'])).stdout.split('\n').some(line => line.trim() === device)
+
+/** Attaches by FUSE. Disposing of it kills the process and waits until the device is free. */
+async function attach(uri: string, ...options: readonly string[]): Promise<Attached> {
+  const { status, stdout, stderr } = await odd('attach', '--via', 'fuse', uri, ...options)
+  expect(stderr).toBe('')
+  expect(status).toBe(0)
+  const device = stdout.trim()
+  return {
+    device,
+    pid: await daemonOf(uri),
+    async [Symbol.asyncDispose]() {
+      await run('umount', [device])
+      const pid = await daemonOf(uri)
+      if (pid > 0) process.kill(pid, 'SIGKILL')
+      await until(`${device} is free`, async () => (await daemonOf(uri)) < 0 && !(await isConfigured(device)))
+    },
+  }
+}
+
+const serve = (dir: Scratch, port = 0) => startServer(['--dir', dir.path, '--size', '64M'], { port })
+
+test('A disk is attached once, is listed, is mounted, and is gone when it is detached', async () => {
+  await using dir = await scratch()
+  await using folder = await scratch()
+  await using server = await serve(dir)
+  const uri = server.uri('alice')
+  await using disk = await attach(uri)
+  expect(disk.device).toMatch(/^\/dev\/loop\d+$/)
+  expect((await odd('attach', uri)).stdout.trim()).toBe(disk.device)
+  expect((await odd('attach', uri.replace('/alice', '/%61lice'))).stdout.trim()).toBe(disk.device)
+  expect((await odd('attached')).stdout.replace(/ +/g, ' ')).toContain(`${disk.device} fuse rw ${uri}\n`)
+  {
+    await using _mount = await mountDevice(disk.device, folder.path)
+    await check('sh', ['-c', 'echo hello > "$0/file" && sync -f "$0"', folder.path])
+    const busy = await odd('detach', uri)
+    expect(busy.status).toBe(1)
+    expect(busy.stderr).toContain(`is mounted on ${folder.path}`)
+    expect(busy.stderr).toContain('--lazy')
+  }
+  expect((await odd('detach', uri)).stderr).toBe('')
+  expect(await isConfigured(disk.device)).toBe(false)
+  expect(await daemonOf(uri)).toBe(-1)
+  expect((await odd('attached')).stdout).not.toContain(uri)
+  // What is not attached is no error.
+  expect((await odd('detach', uri)).status).toBe(0)
+  expect(await server.stop()).toBe(0)
+  await check('e2fsck', ['-fn', join(dir.path, 'alice')])
+})
+
+test('Many who attach one disk at once get one device', async () => {
+  await using dir = await scratch()
+  await using server = await serve(dir)
+  const uri = server.uri('alice')
+  const results = await Promise.all(Array.from({ length: 4 }, () => odd('attach', '--via', 'fuse', uri)))
+  await using disk = await attach(uri)
+  expect(results.map(({ stdout, stderr }) => stdout.trim() + stderr)).toEqual(Array(4).fill(disk.device))
+  const { stdout } = await run('pgrep', ['-fc', `attach/daemon[.]ts ${uri}`])
+  expect(stdout.trim()).toBe('1')
+})
+
+test('A device in use is detached lazily: it goes with its last user', async () => {
+  await using dir = await scratch()
+  await using folder = await scratch()
+  await using server = await serve(dir)
+  const uri = server.uri('alice')
+  await using disk = await attach(uri)
+  {
+    await using _mount = await mountDevice(disk.device, folder.path)
+    expect((await odd('detach', '--lazy', disk.device)).stderr).toBe('')
+    await check('sh', ['-c', 'echo still > "$0/file" && sync -f "$0" && cat "$0/file"', folder.path])
+  }
+  await until('the device is free', async () => !(await isConfigured(disk.device)))
+  await until('the process has ended', async () => (await daemonOf(uri)) < 0)
+})
+
+test('A killed process fails its device, and leaves neither a process that hangs nor a device', async () => {
+  await using dir = await scratch()
+  await using folder = await scratch()
+  await using server = await serve(dir)
+  const uri = server.uri('alice')
+  await using disk = await attach(uri)
+  await check('mount', [disk.device, folder.path])
+  // Much that is not written back yet, in the file system and on the device.
+  await check('dd', ['if=/dev/zero', `of=${folder.path}/big`, 'bs=1M', 'count=16'])
+  process.kill(disk.pid, 'SIGKILL')
+  await until('the process has ended', async () => (await daemonOf(uri)) < 0)
+  expect((await run('sync', ['-f', folder.path])).status).not.toBe(0)
+  await check('umount', [folder.path])
+  await until('the device is free', async () => !(await isConfigured(disk.device)))
+
+  await using again = await attach(uri)
+  await check('dd', ['if=/dev/zero', `of=${again.device}`, 'bs=1M', 'count=16'])
+  process.kill(again.pid, 'SIGKILL')
+  await until('the process has ended', async () => (await daemonOf(uri)) < 0)
+  await until('the device is free', async () => !(await isConfigured(again.device)))
+  expect(await mountAt(folder.path)).toBeUndefined()
+})
+
+test('While the server is away everything waits, or fails after --dead-after; a device can go all the same', async () => {
+  await using dir = await scratch()
+  await using server = await serve(dir)
+  await using waiting = await attach(server.uri('alice'))
+  await using failing = await attach(server.uri('bob'), '--dead-after', '100ms')
+  const read = ({ device }: Attached) =>
+    run('dd', [`if=${device}`, 'of=/dev/null', 'bs=4k', 'count=1', 'iflag=direct'])
+  expect((await read(waiting)).status).toBe(0)
+  expect((await read(failing)).status).toBe(0)
+  await server.kill()
+  const patient = read(waiting)
+  expect((await read(failing)).stderr).toMatch(/error reading/)
+  expect((await odd('detach', server.uri('bob'))).stderr).toBe('')
+  expect(await daemonOf(server.uri('bob'))).toBe(-1)
+  await using _again = await serve(dir, server.port)
+  expect((await patient).status).toBe(0)
+  expect((await odd('detach', server.uri('alice'))).stderr).toBe('')
+})
+
+test('What cannot be attached is refused by one line, and leaves nothing', async () => {
+  await using dir = await scratch()
+  await using server = await startServer(['--dir', dir.path, '--size', '64M', '--read-only'])
+  await using other = await scratch()
+  await using writable = await serve(other)
+  const refused = async (...args: readonly string[]) => {
+    const { status, stdout, stderr } = await odd('attach', ...args)
+    expect(status).not.toBe(0)
+    expect(stdout).toBe('')
+    expect(stderr.trim().split('\n')).toHaveLength(1)
+    return stderr
+  }
+  expect(await refused()).toContain('URI is missing')
+  expect(await refused('http://x')).toContain('is not the URI of an NBD export')
+  expect(await refused('--via', 'magic', writable.uri('a'))).toContain('--via')
+  expect(await refused('--via', 'fuse', 'nbd://127.0.0.1:1/x')).toContain('Cannot connect')
+  expect(await refused('--via', 'fuse', server.uri('nothing'))).toContain('reading only')
+  await using disk = await attach(writable.uri('alice'), '--read-only')
+  expect((await odd('attached')).stdout.replace(/ +/g, ' ')).toContain(`${disk.device} fuse ro `)
+  expect((await run('dd', ['if=/dev/zero', `of=${disk.device}`, 'bs=4k', 'count=1'])).status).not.toBe(0)
+  expect(await refused('--via', 'fuse', writable.uri('alice'))).toContain('for reading only')
+  expect((await run('pgrep', ['-f', 'attach/daemon[.]ts nbd://127.0.0.1:1/'])).status).toBe(1)
+})

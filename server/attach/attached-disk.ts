@@ -1,0 +1,32 @@
+/** What is known of a disk that is a block device of this machine. */
+export interface AttachedDisk {
+  /** Path of the block device. */
+  readonly device: string
+  /** The kernel's NBD driver, or FUSE and a loop device. */
+  readonly via: Way
+  /** The URI of the export in its one form (`formatNbdUri`). */
+  readonly uri: string
+  readonly readOnly: boolean
+  /** The process that serves the device, where there is one. */
+  readonly pid?: number
+}
+
+export type Way = 'nbd' | 'fuse'
+
+/** How a disk is to be attached. */
+export interface AttachTerms {
+  readonly readOnly: boolean
+  /** How long the server may be away before errors are answered, in ms; undefined: for ever. */
+  readonly deadAfterMs?: number | undefined
+}
+
+/** A disk cannot be attached or detached. */
+export class AttachError extends Error {
+  override readonly name = 'AttachError'
+  readonly code: string
+
+  constructor(code: string, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.code = code
+  }
+}

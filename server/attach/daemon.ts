@@ -1,0 +1,157 @@
+/**
+ * The process behind a disk that is attached by FUSE: `daemon.ts URI ro|rw never|MS`. It outlives whoever
+ * started it, and is told apart by its arguments. Nothing of it is in the tree of mounts: the file that it
+ * serves is known to the loop device only, and the loop device lives as long as somebody has it open, so that
+ * a process that is killed leaves nothing.
+ *
+ * On descriptor 3 it says, as one line of JSON, which device it serves, or why it cannot. Descriptor 4 is a
+ * lock that is held until then.
+ */
+import { closeSync, constants, writeFileSync, writeSync } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
+import type { NbdClient } from '../client/client.ts'
+import { codeOf } from '../client/errors.ts'
+import { connectReconnecting } from '../client/reconnecting.ts'
+import type { EventDevice } from '../fuse/event-device.ts'
+import { MAX_DATA } from '../fuse/exchange.ts'
+import { closeNbd, serveNbd } from '../fuse/export.ts'
+import { openDevice } from '../fuse/mount.ts'
+import { newState } from '../fuse/session.ts'
+import { mountDetached } from '../linux/detached-mount.ts'
+import { configureLoop, freeLoopDevice } from '../linux/loop.ts'
+import { becomeIoFlusher } from '../linux/process.ts'
+
+const REPORT = 3
+const LOCK = 4
+const [, , uri = '', mode = '', deadAfter = ''] = process.argv
+const readOnly = mode === 'ro'
+/** The longest that a timer can be set for; after that the device answers by errors until the server is back. */
+const FOR_EVER = 2 ** 31 - 1
+
+/** The kernel's log is where drivers of disks say what happens to them. */
+function log(level: 3 | 4 | 6, message: string): void {
+  try {
+    writeFileSync('/dev/kmsg', `<${level}>ondemand-disk ${uri}: ${message}\n`)
+  } catch {
+    // There is no other place for it, and the disk works all the same.
+  }
+}
+
+/** A file whose bytes are those of the export; nothing but the result leads to it. */
+async function openFile(device: number): Promise<FileHandle> {
+  const root = mountDetached('fuse', {
+    source: uri,
+    subtype: 'ondemand-disk',
+    fd: `${device}`,
+    rootmode: '100000',
+    user_id: '0',
+    group_id: '0',
+    max_read: `${MAX_DATA}`,
+    default_permissions: true,
+  })
+  try {
+    // The path is followed in the thread pool; this thread answers the kernel meanwhile.
+    return await openSoon(root)
+  } finally {
+    closeSync(root)
+  }
+}
+
+let serving: EventDevice | undefined
+const openSoon = (root: number) =>
+  open(`/proc/self/fd/${root}`, readOnly ? constants.O_RDONLY : constants.O_RDWR)
+
+/** Takes a loop device that is free, and keeps it open. */
+async function takeLoopDevice(): Promise<{ path: string; handle: FileHandle }> {
+  const control = await open('/dev/loop-control', constants.O_RDWR)
+  try {
+    const path = `/dev/loop${freeLoopDevice(control.fd)}`
+    return { path, handle: await open(path, readOnly ? constants.O_RDONLY : constants.O_RDWR) }
+  } finally {
+    await control.close()
+  }
+}
+
+async function serve(client: NbdClient): Promise<{ path: string; handle: FileHandle }> {
+  if (!readOnly && client.flags.readOnly) {
+    throw Object.assign(new Error('The NBD server allows reading only; attach with --read-only.'), {
+      code: 'EROFS',
+    })
+  }
+  const state = newState(!readOnly, 0, 0)
+  for (let attempt = 0; ; attempt++) {
+    // First, so that a kernel which ends this process closes the device last, when /dev/fuse is gone already:
+    // what it still writes back then fails, and does not wait for an answer that nobody will give.
+    const { path, handle } = await takeLoopDevice()
+    const device = openDevice('returns')
+    const file = await startFile(client, device, state)
+    try {
+      await configureLoop(handle.fd, file.fd, readOnly, uri)
+      await file.close()
+      return { path, handle }
+    } catch (error) {
+      await file.close()
+      await serving?.ended
+      await handle.close()
+      if (codeOf(error) !== 'EBUSY' || attempt === 20) throw error
+    }
+  }
+}
+
+function startFile(
+  client: NbdClient,
+  device: number,
+  state: Int32Array<SharedArrayBuffer>,
+): Promise<FileHandle> {
+  const opening = openFile(device)
+  serving = serveNbd(device, client, { writable: !readOnly, growable: false, allowOther: true, state })
+  closeSync(device)
+  return opening
+}
+
+async function run(): Promise<void> {
+  process.chdir('/')
+  becomeIoFlusher()
+  process.on('SIGHUP', () => undefined)
+  const client = await connectReconnecting(uri, {
+    retryMs: deadAfter === 'never' ? FOR_EVER : Number(deadAfter),
+    unaligned: 'read-modify-write',
+    onLost: error => log(4, `lost the server (${error.message}); waiting for it`),
+    onReconnected: ms => log(6, `the server is back after ${Math.round(ms)} ms`),
+  })
+  let loop: { path: string; handle: FileHandle }
+  try {
+    loop = await serve(client)
+  } catch (error) {
+    client.destroy()
+    throw error
+  }
+  let isLeaving = false
+  const leave = () => {
+    if (isLeaving) return
+    isLeaving = true
+    // In the thread pool: the kernel writes back, through this process, what has not been written yet.
+    loop.handle.close().catch(error => log(3, String(error)))
+  }
+  process.on('SIGTERM', leave)
+  process.on('SIGINT', leave)
+  writeSync(REPORT, `${JSON.stringify({ device: loop.path })}\n`)
+  closeSync(REPORT)
+  closeSync(LOCK)
+  await serving?.ended
+  await closeNbd(client, !readOnly)
+}
+
+try {
+  await run()
+  process.exit(0)
+} catch (error) {
+  const message = error instanceof Error ? error.message : String(error)
+  log(3, message)
+  try {
+    writeSync(REPORT, `${JSON.stringify({ code: codeOf(error) ?? 'EIO', message })}\n`)
+  } catch {
+    // It was said already that all is well, or nobody listens any more.
+  }
+  process.exit(1)
+}

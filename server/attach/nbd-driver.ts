@@ -1,0 +1,164 @@
+/** The kernel's NBD driver, as linux/nbd-netlink.h and sysfs show it. */
+import { spawn } from 'node:child_process'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { ERRNO, SystemCallError } from '../linux/errno.ts'
+import { type Family, GenericNetlink } from '../linux/netlink.ts'
+import { type Attribute, nested, text, u32, u64 } from '../linux/netlink-message.ts'
+import { AttachError, type AttachedDisk } from './attached-disk.ts'
+
+const CMD_CONNECT = 1
+const CMD_DISCONNECT = 2
+const CMD_RECONFIGURE = 3
+const CMD_LINK_DEAD = 4
+const ATTR = {
+  INDEX: 1,
+  SIZE_BYTES: 2,
+  BLOCK_SIZE_BYTES: 3,
+  SERVER_FLAGS: 5,
+  SOCKETS: 7,
+  DEAD_CONN_TIMEOUT: 8,
+  BACKEND_IDENTIFIER: 10,
+}
+const SOCK_ITEM = 1
+const SOCK_FD = 1
+const EVENTS = 'nbd_mc_group'
+
+const NO_DRIVER = 'This kernel has no NBD driver. Load the module nbd, or attach with --via fuse.'
+
+/** Calls with a socket and the driver's family. @throws AttachError ENOTSUP: there is no driver */
+function withDriver<Value>(work: (socket: GenericNetlink, family: Family) => Value): Value {
+  using socket = new GenericNetlink()
+  const family = socket.family('nbd')
+  if (family === undefined) throw new AttachError('ENOTSUP', NO_DRIVER)
+  return work(socket, family)
+}
+
+const isThere = (): boolean => {
+  using socket = new GenericNetlink()
+  return socket.family('nbd') !== undefined
+}
+
+/** Is there a driver? Loads its module if there is one. */
+export async function hasNbdDriver(): Promise<boolean> {
+  if (isThere()) return true
+  await new Promise<void>(resolve => {
+    // Without the module, or the program, there is no driver, which is an answer.
+    spawn('modprobe', ['nbd'], { stdio: 'ignore' })
+      .once('error', () => resolve())
+      .once('close', () => resolve())
+  })
+  return isThere()
+}
+
+/** What the driver is to make of a connection. */
+export interface DriverTerms {
+  readonly descriptor: number
+  readonly size: number
+  readonly blockSize: number
+  /** The transmission flags of the handshake. */
+  readonly flags: number
+  readonly deadAfterSeconds: number
+  /** The URI, by which the disk is found again. */
+  readonly identifier: string
+}
+
+const sockets = (descriptor: number): Attribute =>
+  nested(ATTR.SOCKETS, nested(SOCK_ITEM, u32(SOCK_FD, descriptor)))
+
+/** Gives a connection to a device that is free, and returns the device's number. @throws SystemCallError, AttachError */
+export function connectDevice(terms: DriverTerms): number {
+  return withDriver((socket, family) => {
+    const answer = socket.request('NBD_CMD_CONNECT', {
+      family: family.id,
+      command: CMD_CONNECT,
+      version: 1,
+      attributes: [
+        u64(ATTR.SIZE_BYTES, terms.size),
+        u64(ATTR.BLOCK_SIZE_BYTES, terms.blockSize),
+        u64(ATTR.SERVER_FLAGS, terms.flags),
+        u64(ATTR.DEAD_CONN_TIMEOUT, terms.deadAfterSeconds),
+        text(ATTR.BACKEND_IDENTIFIER, terms.identifier),
+        sockets(terms.descriptor),
+      ],
+    })
+    const index = answer.get(ATTR.INDEX)
+    if (index === undefined) throw new AttachError('EIO', 'The NBD driver did not say which device it took.')
+    return index.readUInt32LE(0)
+  })
+}
+
+/**
+ * Puts a new connection in the place of one that is dead. False: none is, and the new one is not used.
+ * @throws SystemCallError, AttachError
+ */
+export function replaceConnection(index: number, descriptor: number, identifier: string): boolean {
+  return withDriver((socket, family) => {
+    try {
+      socket.request('NBD_CMD_RECONFIGURE', {
+        family: family.id,
+        command: CMD_RECONFIGURE,
+        version: 1,
+        attributes: [u32(ATTR.INDEX, index), text(ATTR.BACKEND_IDENTIFIER, identifier), sockets(descriptor)],
+      })
+      return true
+    } catch (error) {
+      if (error instanceof SystemCallError && error.errno === ERRNO.ENOSPC) return false
+      throw error
+    }
+  })
+}
+
+/** Ends the connection and frees the device. @throws SystemCallError, AttachError */
+export function disconnectDevice(index: number): void {
+  withDriver((socket, family) =>
+    socket.request('NBD_CMD_DISCONNECT', {
+      family: family.id,
+      command: CMD_DISCONNECT,
+      version: 1,
+      attributes: [u32(ATTR.INDEX, index)],
+    }),
+  )
+}
+
+/** Calls back for each connection of this device that the driver finds dead, until `signal` is aborted. */
+export async function watchDeadLinks(index: number, onDead: () => void, signal: AbortSignal): Promise<void> {
+  using socket = new GenericNetlink()
+  const group = socket.family('nbd')?.groups.get(EVENTS)
+  if (group === undefined) throw new AttachError('ENOTSUP', NO_DRIVER)
+  socket.join(group)
+  while (!signal.aborted) {
+    for (const { command, attributes } of await socket.events(1000)) {
+      const isOurs = attributes.get(ATTR.INDEX)?.readUInt32LE(0) === index
+      if (command === CMD_LINK_DEAD && isOurs) onDead()
+    }
+  }
+}
+
+const orNothing = (path: string): Promise<string> => readFile(path, 'utf8').catch(() => '')
+
+/** Number of the device: 7 for `/dev/nbd7`. */
+export const indexOf = (device: string): number => Number(/^\/dev\/nbd(\d+)$/.exec(device)?.[1] ?? -1)
+
+/** The devices that are connected and say to what: those of other programs usually do not. */
+export async function findNbdDevices(): Promise<AttachedDisk[]> {
+  const found: AttachedDisk[] = []
+  for (const name of await readdir('/sys/block').catch(() => [])) {
+    if (!/^nbd\d+$/.test(name)) continue
+    const uri = (await orNothing(`/sys/block/${name}/backend`)).trim()
+    if (!/^nbd/.test(uri) || (await orNothing(`/sys/block/${name}/pid`)) === '') continue
+    const readOnly = (await orNothing(`/sys/block/${name}/ro`)).trim() === '1'
+    found.push({ device: `/dev/${name}`, via: 'nbd', uri, readOnly })
+  }
+  return found
+}
+
+/**
+ * How soon the driver looks after requests that are stuck, in ms: those that a lost connection has swallowed are
+ * sent to the new one then. It does not end a connection whose server is slow.
+ */
+const STUCK_AFTER_MS = 5000
+
+/** Sets that, where the kernel lets us. */
+export async function lookAfterStuckRequests(index: number): Promise<void> {
+  await writeFile(`/sys/block/nbd${index}/queue/io_timeout`, `${STUCK_AFTER_MS}`).catch(() => undefined)
+}

@@ -1,0 +1,53 @@
+/** The processes that serve devices, found among all processes of the machine by what the kernel says of them. */
+import { access, readdir, readFile, readlink } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { AttachedDisk } from './attached-disk.ts'
+
+/** The program that such a process runs. */
+export const DAEMON_PROGRAM = join(import.meta.dirname, 'daemon.ts')
+const PROGRAM_NAME = /\/server\/attach\/daemon\.[jt]s$/
+
+/** Arguments of the program. */
+export function daemonArguments(uri: string, readOnly: boolean, deadAfterMs: number | undefined): string[] {
+  return [uri, readOnly ? 'ro' : 'rw', deadAfterMs === undefined ? 'never' : `${deadAfterMs}`]
+}
+
+/** Processes come and go, and those of other users are closed to us. */
+const orNothing = <Value>(promise: Promise<Value>, nothing: Value): Promise<Value> =>
+  promise.catch(() => nothing)
+
+/** The loop device that a process has open and that has a file behind it. */
+async function deviceOf(pid: string): Promise<string | undefined> {
+  for (const descriptor of await orNothing(readdir(`/proc/${pid}/fd`), [])) {
+    const path = await orNothing(readlink(`/proc/${pid}/fd/${descriptor}`), '')
+    const number = /^\/dev\/loop(\d+)$/.exec(path)?.[1]
+    if (number === undefined) continue
+    const isUsed = access(`/sys/block/loop${number}/loop/backing_file`).then(() => true)
+    if (await orNothing(isUsed, false)) return path
+  }
+  return undefined
+}
+
+/** The disks that are attached by FUSE. */
+export async function findDaemons(): Promise<AttachedDisk[]> {
+  const found: AttachedDisk[] = []
+  for (const pid of await readdir('/proc')) {
+    if (!/^\d+$/.test(pid)) continue
+    const words = (await orNothing(readFile(`/proc/${pid}/cmdline`, 'utf8'), '')).split('\0')
+    const at = words.findIndex(word => PROGRAM_NAME.test(word))
+    const [uri, mode] = words.slice(at + 1)
+    if (at < 1 || uri === undefined) continue
+    const device = await deviceOf(pid)
+    if (device !== undefined) {
+      found.push({ device, via: 'fuse', uri, readOnly: mode === 'ro', pid: Number(pid) })
+    }
+  }
+  return found
+}
+
+/** Is the process still there, and no zombie? */
+export async function isRunning(pid: number): Promise<boolean> {
+  const status = await orNothing(readFile(`/proc/${pid}/stat`, 'utf8'), '')
+  const state = status.slice(status.lastIndexOf(')') + 2, status.lastIndexOf(')') + 3)
+  return status !== '' && state !== 'Z' && state !== 'X'
+}

@@ -1,0 +1,58 @@
+/** `ondemand-disk attach`, `detach` and `attached`. */
+import {
+  type AttachedDisk,
+  attach as attachDisk,
+  attached as attachedDisks,
+  detach as detachDisk,
+  watch,
+} from '../attach/attach.ts'
+import { reasonOf } from '../connection/session.ts'
+import { ATTACH_OPTIONS, ATTACHED_OPTIONS, DETACH_OPTIONS } from './disk-option-tables.ts'
+import { createLog } from './log.ts'
+import { parseOptions, REST } from './options.ts'
+import { printable } from './printable.ts'
+
+/** Prints the path of the device. @throws UsageError, AttachError, UriError, and the errors of the NBD client */
+export async function attach(argv: readonly string[]): Promise<void> {
+  const options = parseOptions(ATTACH_OPTIONS, argv, ['URI'])
+  const [uri = ''] = options[REST]
+  const disk = await attachDisk(uri, {
+    via: options.via,
+    readOnly: options['read-only'],
+    deadAfterMs: options['dead-after'],
+  })
+  process.stdout.write(`${disk.device}\n`)
+  if (options.watch) await watchOver(disk)
+}
+
+/** Until SIGTERM or SIGINT. */
+async function watchOver(disk: AttachedDisk): Promise<void> {
+  const log = createLog('info', 2, process.stderr.isTTY)
+  const stop = new AbortController()
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => stop.abort())
+  const { device } = disk
+  const events = {
+    onLost: () => log.warn({ device }, 'Lost the NBD server; waiting for it'),
+    onReconnected: () => log.info({ device }, 'The NBD server is back'),
+    onFailure: (error: Error) => log.debug({ device, ...reasonOf(error) }, 'Cannot connect'),
+  }
+  log.info({ device }, 'Watching')
+  await watch(disk, events, stop.signal)
+}
+
+/** @throws UsageError, AttachError, UriError */
+export async function detach(argv: readonly string[]): Promise<void> {
+  const options = parseOptions(DETACH_OPTIONS, argv, ['URI or DEVICE'])
+  const [what = ''] = options[REST]
+  await detachDisk(what, { lazy: options.lazy })
+}
+
+/** Prints a line for each disk: device, way, mode, URI. @throws UsageError */
+export async function attached(argv: readonly string[]): Promise<void> {
+  parseOptions(ATTACHED_OPTIONS, argv)
+  for (const { device, via, readOnly, uri } of await attachedDisks()) {
+    process.stdout.write(
+      `${device.padEnd(12)} ${via.padEnd(4)} ${readOnly ? 'ro' : 'rw'} ${printable(uri)}\n`,
+    )
+  }
+}
