@@ -14,6 +14,7 @@ const COMMANDS: Commands = new Map([
     'agent',
     async argv => (await import('./cli/agent.ts')).agent(argv, (await import('./agent/agent.ts')).startAgent),
   ],
+  ['csi', async argv => (await import('./cli/csi.ts')).csi(argv, (await import('./csi/csi.ts')).startCsi)],
 ])
 
 await runCommand(COMMANDS, process.argv.slice(2))

@@ -2,6 +2,7 @@ import packageJson from '../../package.json' with { type: 'json' }
 import { optionGroups } from '../../server/cli/option-help.ts'
 import { hasFlag, type OptionTable } from '../../server/cli/options.ts'
 import { AGENT_OPTIONS } from './agent-options.ts'
+import { CSI_OPTIONS } from './csi-options.ts'
 import { RUN_OPTIONS } from './run-options.ts'
 
 const OVERVIEW = `Usage: ondemand-disk-operator COMMAND [OPTION]...
@@ -13,6 +14,8 @@ Commands:
                See ondemand-disk-operator run --help.
   agent        Keep a pool's server and its disks' objects in step.
                See ondemand-disk-operator agent --help.
+  csi          Give disks to Pods by PersistentVolumeClaims.
+               See ondemand-disk-operator csi --help.
 
 Options:
   -h, --help   Show this text.
@@ -32,12 +35,19 @@ it which disks to serve to whom, and reports in their status what becomes of
 them. The operator starts it; nobody else has to.
 `
 
+const CSI_INTRODUCTION = `Usage: ondemand-disk-operator csi --endpoint unix:///PATH [OPTION]...
+
+Serves the Container Storage Interface, version 1.12, as the driver
+csi.ondemanddisk.dev: volumes are OnDemandDisks. Kubernetes' sidecars call it.
+`
+
 /** The commands that have options: their tables, and what their help begins with. */
 export const COMMAND_OPTIONS: Readonly<
   Record<string, { readonly table: OptionTable; readonly introduction: string }>
 > = {
   run: { table: RUN_OPTIONS, introduction: RUN_INTRODUCTION },
   agent: { table: AGENT_OPTIONS, introduction: AGENT_INTRODUCTION },
+  csi: { table: CSI_OPTIONS, introduction: CSI_INTRODUCTION },
 }
 
 /**

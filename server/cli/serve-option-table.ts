@@ -55,7 +55,7 @@ export const SERVE_OPTIONS = {
     group: DISKS,
     kind: 'text',
     placeholder: 'FS',
-    help: 'Filesystem of a new disk: ext4, ext3, ext2, xfs, vfat, btrfs, ntfs or another that mkfs makes.',
+    help: 'Filesystem of a new disk: ext4, ext3, ext2, xfs, vfat, btrfs, ntfs or another that mkfs makes, or none.',
     shownDefault: 'ext4',
     parse: parseFilesystemType,
   },

@@ -49,6 +49,8 @@ describe('A recipe is refused', () => {
       { type: 'ext4', mkfsOptions: ['-d', '..'] },
       /^--mkfs-options: .* path/,
     ],
+    ['with a label for no file system', { type: 'none', label: 'x' }, /^--label: .* type none/],
+    ['with options for no mkfs', { type: 'none', mkfsOptions: ['-q'] }, /^--mkfs-options: .* none/],
     ['with an empty mkfs option', { type: 'ext4', mkfsOptions: [''] }, /^--mkfs-options: /],
     [
       'with too many mkfs options',

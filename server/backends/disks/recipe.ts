@@ -2,11 +2,11 @@
 import { constants } from 'node:fs'
 import { access } from 'node:fs/promises'
 import { delimiter, isAbsolute, join } from 'node:path'
-import { labelProblem } from '../../../crds/filesystem-label.ts'
+import { labelProblem, NO_FILESYSTEM } from '../../../crds/filesystem-label.ts'
 import { quote } from '../../../crds/quote.ts'
 import { RecipeError } from './errors.ts'
 
-/** A file system made by the program `mkfs.TYPE`. */
+/** A file system made by the program `mkfs.TYPE`, or none. */
 export interface FilesystemRecipe {
   readonly type: string
   readonly label?: string
@@ -91,6 +91,9 @@ function checkFilesystem({ type, label = '', mkfsOptions = [] }: FilesystemRecip
   }
   const problem = labelProblem(type, label)
   if (problem !== undefined) throw new RecipeError('label', problem)
+  if (type === NO_FILESYSTEM && mkfsOptions.length > 0) {
+    throw new RecipeError('mkfs-options', `There is no mkfs for the type ${NO_FILESYSTEM}`)
+  }
   if (mkfsOptions.length > MAX_MKFS_OPTIONS) {
     throw new RecipeError(
       'mkfs-options',
@@ -185,6 +188,8 @@ export async function prepareRecipe(recipe: Recipe): Promise<PreparedRecipe> {
     }
   }
   const { type, label = '', mkfsOptions = [] } = recipe
+  // The empty file is the disk.
+  if (type === NO_FILESYSTEM) return { program: 'true', fillsFile: true, argv: () => ['/bin/true'] }
   const { flags, labelOption } = familyOf(type)
   const program = `mkfs.${type}`
   const file = await findProgram(program, searchPath())

@@ -1,0 +1,55 @@
+/** GetCapacity: how much of pools is left. */
+
+import { DISKPOOL_KIND, type DiskPool, parseDiskPool } from '../../../crds/diskpool.ts'
+import { API_GROUP_VERSION } from '../../../crds/object.ts'
+import { DISK_POOLS } from '../../../crds/resources.ts'
+import type { KubeClient } from '../../kube/client.ts'
+import type { Resource } from '../../kube/objects.ts'
+import type { GetCapacityRequest, GetCapacityResponse } from '../protocol/messages.ts'
+import type { Call } from '../rpc/call.ts'
+import { parseParameters } from './parameters.ts'
+
+export const POOLS: Resource<DiskPool> = DISK_POOLS
+
+/**
+ * Bytes that new volumes of a pool may have: what its quota leaves, which the administrator may have set above the size
+ * of the volume, since disks take up only what is written to them; without a quota what is free on the volume. Undefined
+ * where neither is known.
+ */
+export function roomOf(pool: DiskPool): number | undefined {
+  const { quota } = parseDiskPool(pool).spec
+  const { provisioned = 0, free } = pool.status ?? {}
+  return quota === undefined ? free : Math.max(0, quota - provisioned)
+}
+
+/** Of the pool that the parameters name, or of all. */
+export async function getCapacity(
+  client: KubeClient,
+  namespace: string | undefined,
+  { parameters }: GetCapacityRequest,
+  { signal }: Call,
+): Promise<GetCapacityResponse> {
+  const pools = await askedPools()
+  const rooms = pools.map(pool => roomOf(pool) ?? 0)
+  const sum = Math.min(
+    Number.MAX_SAFE_INTEGER,
+    rooms.reduce((total, room) => total + room, 0),
+  )
+  return {
+    availableCapacity: String(sum),
+    maximumVolumeSize: { value: String(Math.max(0, ...rooms)) },
+  }
+
+  async function askedPools(): Promise<readonly DiskPool[]> {
+    if (parameters.pool === undefined)
+      return (await client.list(POOLS, { namespace, signal })).items.map(withKind)
+    const { pool, poolNamespace } = parseParameters(parameters, namespace)
+    const found = await client.find(POOLS, { namespace: poolNamespace, name: pool }, { signal })
+    return found ? [found] : []
+  }
+}
+
+/** Items of a list do not say what they are. */
+function withKind(pool: DiskPool): DiskPool {
+  return { ...pool, apiVersion: API_GROUP_VERSION, kind: DISKPOOL_KIND }
+}

@@ -1,0 +1,91 @@
+/** The Controller service: volumes are OnDemandDisk objects. */
+import type { KubeClient } from '../../kube/client.ts'
+import type {
+  ControllerCapability,
+  ControllerMethods,
+  CreateVolumeRequest,
+  ValidateVolumeCapabilitiesRequest,
+  ValidateVolumeCapabilitiesResponse,
+} from '../protocol/messages.ts'
+import type { Call, Handlers } from '../rpc/call.ts'
+import { exclusively } from '../rpc/exclusive.ts'
+import { RpcError } from '../rpc/rpc-error.ts'
+import { capabilityProblem } from './capability.ts'
+import { getCapacity } from './capacity-of-pools.ts'
+import { createVolume, deleteVolume } from './create.ts'
+import { expandVolume, modifyVolume } from './edit.ts'
+import { listVolumes } from './list.ts'
+import { parseMutableParameters, parseParameters } from './parameters.ts'
+import { publishVolume, unpublishVolume } from './publish.ts'
+import { objectNameOf } from './volume-id.ts'
+import { specOf, type Volumes } from './volumes.ts'
+
+const CAPABILITIES: readonly ControllerCapability[] = [
+  'CREATE_DELETE_VOLUME',
+  'PUBLISH_UNPUBLISH_VOLUME',
+  'LIST_VOLUMES',
+  'GET_CAPACITY',
+  'PUBLISH_READONLY',
+  'EXPAND_VOLUME',
+  'LIST_VOLUMES_PUBLISHED_NODES',
+  'SINGLE_NODE_MULTI_WRITER',
+  'MODIFY_VOLUME',
+]
+
+/** @param namespace The only one to work in; undefined: all. */
+export function controller(
+  client: KubeClient,
+  volumes: Volumes,
+  namespace: string | undefined,
+): Handlers<ControllerMethods> {
+  const one = exclusively()
+  const id = ({ volumeId }: { readonly volumeId: string }) => volumeId
+  return {
+    CreateVolume: one(futureId, (request, call) => createVolume(volumes, client, namespace, request, call)),
+    DeleteVolume: one(id, ({ volumeId }, call) => deleteVolume(volumes, volumeId, call)),
+    ControllerPublishVolume: one(id, (request, call) => publishVolume(volumes, client, request, call)),
+    ControllerUnpublishVolume: one(id, ({ volumeId, nodeId }, call) =>
+      unpublishVolume(volumes, volumeId, nodeId, call),
+    ),
+    ControllerExpandVolume: one(id, (request, call) => expandVolume(volumes, client, request, call)),
+    ControllerModifyVolume: one(id, (request, call) => modifyVolume(volumes, request, call)),
+    ValidateVolumeCapabilities: (request, call) => validate(volumes, request, call),
+    GetCapacity: (request, call) => getCapacity(client, namespace, request, call),
+    async ListVolumes(request) {
+      if (!volumes.isSynced) {
+        throw new RpcError('UNAVAILABLE', 'The driver does not know all volumes yet. Try again.')
+      }
+      return listVolumes(volumes.store.list(), request)
+    },
+    ControllerGetCapabilities: async () => ({
+      capabilities: CAPABILITIES.map(type => ({ rpc: { type } })),
+    }),
+  }
+
+  /** The id that the volume will have, as far as the request says it. */
+  function futureId({ name, parameters }: CreateVolumeRequest): string {
+    return `${parameters.poolNamespace ?? namespace ?? ''}/${objectNameOf(name)}`
+  }
+}
+
+async function validate(
+  volumes: Volumes,
+  request: ValidateVolumeCapabilitiesRequest,
+  call: Call,
+): Promise<ValidateVolumeCapabilitiesResponse> {
+  const { volumeId, volumeCapabilities, volumeContext, parameters, mutableParameters } = request
+  if (volumeId === '') throw new RpcError('INVALID_ARGUMENT', 'volume_id is missing.')
+  if (volumeCapabilities.length === 0) {
+    throw new RpcError('INVALID_ARGUMENT', 'volume_capabilities is missing.')
+  }
+  const disk = await volumes.get(volumeId, call)
+  const spec = specOf(disk)
+  if (Object.keys(parameters).length > 0) parseParameters(parameters, disk.metadata.namespace)
+  parseMutableParameters(mutableParameters)
+  const terms = { readOnly: spec.readOnly, filesystem: spec.filesystem?.type }
+  for (const capability of volumeCapabilities) {
+    const problem = capabilityProblem(capability, terms)
+    if (problem) return { message: `The volume cannot be used so: ${problem}.` }
+  }
+  return { confirmed: { volumeContext, volumeCapabilities, parameters, mutableParameters } }
+}
