@@ -130,6 +130,7 @@ export async function startAgent({ client, options, log }: AgentTerms): Promise<
   function takePool(object: DiskPool): void {
     try {
       parsedPool = parseDiskPool(object)
+      log.debug({ pool: poolName, generation: object.metadata.generation }, 'Follows the pool')
     } catch (error) {
       if (!(error instanceof InvalidSpecError)) throw error
       log.error({ pool: poolName, reason: error.message }, 'The pool is not valid; what held before stays')
