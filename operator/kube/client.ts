@@ -267,10 +267,7 @@ export function createClient({ transport, limiter, onAnswer, userAgent }: Client
           }
         }
       } catch (error) {
-        quiet.signal.throwIfAborted()
-        if (error instanceof KubeError) throw error
-        const reason = error instanceof Error ? error.message : String(error)
-        throw new KubeError('Unreachable', `${what} was cut off: ${reason}`, { cause: error })
+        throw cutOff(what, error, quiet.signal)
       } finally {
         quiet.clear()
       }
@@ -294,11 +291,16 @@ async function bodyOf(what: string, { body }: HttpResponse, signal: AbortSignal)
   try {
     return await textOf(what, body)
   } catch (error) {
-    signal.throwIfAborted()
-    if (error instanceof KubeError) throw error
-    const reason = error instanceof Error ? error.message : String(error)
-    throw new KubeError('Unreachable', `${what} was cut off: ${reason}`, { cause: error })
+    throw cutOff(what, error, signal)
   }
+}
+
+/** The error of an answer that broke off; a signal's reason comes before what its abort has caused. */
+function cutOff(what: string, error: unknown, signal: AbortSignal): unknown {
+  if (signal.aborted) return signal.reason
+  if (error instanceof KubeError) return error
+  const reason = error instanceof Error ? error.message : String(error)
+  return new KubeError('Unreachable', `${what} was cut off: ${reason}`, { cause: error })
 }
 
 /** What the header Retry-After says, in ms; the API server writes seconds. */

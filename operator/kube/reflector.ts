@@ -95,7 +95,8 @@ export function startReflector<T extends KubeObject>(terms: ReflectorTerms<T>): 
     // Without a resourceVersion: what the server's cache has may be older than what was seen before.
     let page: ObjectList<T> = await client.list(resource, { ...listing, limit: pageSize, signal })
     for (;;) {
-      for (const item of page.items) {
+      // Of nothing, some servers make null.
+      for (const item of page.items ?? []) {
         // Items of a list do not say what they are.
         const object = keep({ ...item, ...kind })
         seen.add(keyOf(object))
@@ -126,7 +127,7 @@ export function startReflector<T extends KubeObject>(terms: ReflectorTerms<T>): 
       resource,
       { ...selection, resourceVersion, timeoutSeconds, inactivityMs, signal },
       ({ type, object }) => {
-        const version = object.metadata?.resourceVersion
+        const version = (object as T | undefined)?.metadata?.resourceVersion
         if (version === undefined) {
           throw new KubeError(
             'InvalidResponse',
