@@ -3,7 +3,7 @@ import { expect, test } from 'vitest'
 import { parse as parseYaml } from 'yaml'
 import { badPools, goodPools, poolTransitions } from './diskpool.cases.ts'
 import { checkPoolTransition, parseDiskPool } from './diskpool.ts'
-import { InvalidSpecError } from './invalid-spec-error.ts'
+import { invalid } from './test-invalid.ts'
 
 const pool = (spec: unknown, name = 'pool') => ({
   apiVersion: 'ondemanddisk.dev/v1alpha1',
@@ -11,17 +11,6 @@ const pool = (spec: unknown, name = 'pool') => ({
   metadata: { name, namespace: 'thin-clients' },
   spec,
 })
-
-/** The error of something that must fail as an invalid spec. */
-function invalid(run: () => unknown): InvalidSpecError {
-  try {
-    run()
-  } catch (error) {
-    expect(error).toBeInstanceOf(InvalidSpecError)
-    return error as InvalidSpecError
-  }
-  expect.unreachable('nothing was refused')
-}
 
 test.each(goodPools)('$title is valid, and stays so once its defaults are filled in', ({ spec, name }) => {
   const given = pool(spec, name)

@@ -6,20 +6,10 @@ import { describe, expect, test } from 'vitest'
 import { parse as parseYaml } from 'yaml'
 import { badCases, goodCases, transitionCases } from './ondemanddisk.cases.ts'
 import { checkTransition, InvalidSpecError, parseOnDemandDisk } from './ondemanddisk.ts'
+import { invalid } from './test-invalid.ts'
 
 const header = { apiVersion: 'ondemanddisk.dev/v1alpha1', kind: 'OnDemandDisk' }
 const disk = (spec: unknown, name = 'disk') => ({ ...header, metadata: { name }, spec })
-
-/** The error of something that must fail as an invalid spec. */
-function invalid(run: () => unknown): InvalidSpecError {
-  try {
-    run()
-  } catch (error) {
-    expect(error).toBeInstanceOf(InvalidSpecError)
-    return error as InvalidSpecError
-  }
-  expect.unreachable('nothing was refused')
-}
 
 test.each(goodCases)('$title is valid, and stays so once its defaults are filled in', ({ spec, name }) => {
   const parsed = parseOnDemandDisk(disk(spec, name))
@@ -183,62 +173,6 @@ test('a program that reads no object loads neither ajv nor yaml', async () => {
     console.log(before, loaded() > 50)`
   const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', script])
   expect(stdout).toBe('0 true\n')
-})
-
-describe('the CRD', () => {
-  const crd = parseYaml(readFileSync(new URL('./ondemanddisk.yaml', import.meta.url), 'utf8'))
-  const version = crd.spec.versions[0]
-  const root = version.schema.openAPIV3Schema
-
-  test('names what the product promises', () => {
-    expect(crd.metadata.name).toBe(`${crd.spec.names.plural}.${crd.spec.group}`)
-    expect(crd.spec).toMatchObject({
-      group: 'ondemanddisk.dev',
-      scope: 'Namespaced',
-      names: { kind: 'OnDemandDisk', shortNames: ['odd'], categories: ['storage'] },
-      versions: [{ name: 'v1alpha1', served: true, storage: true, subresources: { status: {} } }],
-    })
-    const columns = version.additionalPrinterColumns.map((column: { name: string }) => column.name)
-    expect(columns).toEqual(['Size', 'FS', 'Ready', 'Reason', 'URI', 'Age'])
-  })
-
-  test('every printer column points to a field of the schema', () => {
-    for (const { jsonPath } of version.additionalPrinterColumns as { jsonPath: string }[]) {
-      if (jsonPath.startsWith('.metadata.')) continue
-      let node = root
-      for (const key of jsonPath
-        .replace(/\[\?[^\]]*\]/g, '.[]')
-        .split('.')
-        .slice(1)) {
-        node = key === '[]' ? node.items : node.properties[key]
-        expect(node, jsonPath).toBeDefined()
-      }
-      expect(node.description, jsonPath).toBeDefined()
-    }
-  })
-
-  test('every field has a description and a limit', () => {
-    const bare: string[] = []
-    const visit = (path: string, node: Record<string, unknown>) => {
-      const limits: Record<string, string[]> = {
-        string: ['maxLength', 'enum'],
-        array: ['maxItems'],
-        integer: ['minimum'],
-        object: ['properties', 'maxProperties'],
-        boolean: ['type'],
-      }
-      const type = node['x-kubernetes-int-or-string'] ? 'string' : String(node.type)
-      if (!node.description) bare.push(`${path}: description`)
-      if (!limits[type]?.some(keyword => keyword in node)) bare.push(`${path}: limit`)
-      for (const [name, child] of Object.entries(node.properties ?? {})) visit(`${path}.${name}`, child)
-      for (const keyword of ['items', 'additionalProperties']) {
-        if (node[keyword]) visit(`${path}.${keyword}`, node[keyword] as Record<string, unknown>)
-      }
-    }
-    visit('spec', root.properties.spec)
-    visit('status', root.properties.status)
-    expect(bare).toEqual([])
-  })
 })
 
 describe('docs/manifests.md', () => {
