@@ -128,6 +128,7 @@ async function policyOf(
   return await followPolicy(path, {
     tls: tls !== undefined,
     onChange,
+    onMissing: () => log.info({ path }, 'Nobody is admitted until there is a policy'),
     onProblem: error => log.error(reasonOf(error), 'The policy cannot be used; what held before stays'),
   })
 }

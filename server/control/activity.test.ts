@@ -40,7 +40,7 @@ describe('Changes', () => {
       kind: fc.constantFrom('open', 'change'),
     })
     fc.assert(
-      fc.property(fc.array(step, { maxLength: 40 }), fc.nat(40), (steps, from) => {
+      fc.property(fc.array(step, { maxLength: 40, size: 'max' }), fc.nat(40), (steps, from) => {
         const activity = new Activity({ maxIdle: 3 })
         let revision = activity.revision
         const changed = new Set<string>()

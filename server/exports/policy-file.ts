@@ -7,7 +7,9 @@ export interface PolicyFileOptions {
   readonly tls: boolean
   /** A policy holds from now on. */
   onChange(policy: Policy): void
-  /** The file is missing or wrong, told once each time; the last good policy stays, or nobody is admitted if there was none. */
+  /** There is no file yet, so that nobody is admitted; told once, at the start. */
+  onMissing(): void
+  /** The file is wrong, or gone, told once each time; the last good policy stays, or nobody is admitted if there was none. */
   onProblem(error: PolicyError): void
 }
 
@@ -25,7 +27,7 @@ const MAX_BYTES = 256 * 2 ** 10
 
 /** Follows the policy in a file, which need not be there yet: until it is, nobody is admitted. */
 export async function followPolicy(path: string, options: PolicyFileOptions): Promise<PolicyFile> {
-  const { tls, onChange, onProblem } = options
+  const { tls, onChange, onMissing, onProblem } = options
   let policy = NOBODY
   let signature = ''
   let reported = ''
@@ -44,7 +46,9 @@ export async function followPolicy(path: string, options: PolicyFileOptions): Pr
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error)
       if (reason === reported) return
+      const isFirst = reported === '' && signature === ''
       reported = reason
+      if (isFirst && (error as NodeJS.ErrnoException).code === 'ENOENT') return onMissing()
       onProblem(new PolicyError(`${path}: ${reason}`, { cause: error }))
     }
   }

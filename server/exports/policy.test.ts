@@ -52,6 +52,7 @@ test('A file is followed, and whatever is wrong with it opens nothing', async ()
   const file = await followPolicy(path, {
     tls: false,
     onChange: policy => changes.push(policy),
+    onMissing: () => problems.push('missing'),
     onProblem: ({ message }) => problems.push(message),
   })
   onTestFinished(() => file.close())
