@@ -29,15 +29,15 @@ export const RESTRICTED = {
   seccompProfile: { type: 'RuntimeDefault' },
 }
 
+/** Ends when its stdin does: a program in a pod outlives the kubectl that started it. */
 const HOLD = `
-import nbd, sys, time
+import nbd, select, sys
 h = nbd.NBD()
 h.connect_uri(sys.argv[1])
 print('open', flush=True)
 try:
-    while True:
+    while not select.select([sys.stdin], [], [], 0.05)[0]:
         h.pread(512, 0)
-        time.sleep(0.05)
 except nbd.Error as error:
     print('ended', error, flush=True)
 `
@@ -91,8 +91,8 @@ function clientOf(cluster: Cluster, namespace: string, name: string, ip: string)
     async hold(uri) {
       const child = spawn(
         join(checkout, 'hack/tools/node_modules/.bin/kubectl'),
-        [...into, 'python3', '-c', HOLD, uri],
-        { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, KUBECONFIG: cluster.kubeconfig } },
+        ['exec', '-i', '-n', namespace, name, '--', 'python3', '-c', HOLD, uri],
+        { stdio: ['pipe', 'pipe', 'pipe'], env: { ...process.env, KUBECONFIG: cluster.kubeconfig } },
       )
       let said = ''
       let opened: () => void = () => undefined
@@ -108,6 +108,7 @@ function clientOf(cluster: Cluster, namespace: string, name: string, ip: string)
         child.stdout.setEncoding('utf8').on('data', take)
         child.stderr.setEncoding('utf8').on('data', take)
       })
+      child.stdin.on('error', () => undefined)
       const closed = new Promise<never>((_, reject) => {
         child.once('error', reject)
         child.once('close', code => reject(new Error(`The client ended with ${code}:\n${said}`)))
@@ -118,9 +119,8 @@ function clientOf(cluster: Cluster, namespace: string, name: string, ip: string)
       return {
         ended,
         async [Symbol.asyncDispose]() {
-          child.kill('SIGKILL')
-          // The program in the pod does not end with the kubectl that watched it.
-          await exec('pkill', '-f', uri).catch(() => undefined)
+          child.stdin.end()
+          await closed.catch(() => undefined)
         },
       }
     },

@@ -1,12 +1,15 @@
 /**
  * Before the first test of the project `cluster`: a Kubernetes cluster with the product's image in it. With
  * KUBECONFIG and E2E_IMAGE in the environment it is that cluster (kind, any other), and the image is one that
- * its nodes have or can pull; else it is hack/cluster's, which is taken down afterwards, however the run ends.
+ * its nodes have or can pull (E2E_CLIENT_IMAGE: one with libnbd's programs and Python; E2E_OWN=true: the cluster is
+ * hack/cluster's, brought up by hand); else it is hack/cluster's, which is taken down afterwards, however the run
+ * ends.
  */
 import { join } from 'node:path'
 import type { TestProject } from 'vitest/node'
 import { check, checkout, run } from '../harness.ts'
 import { kubectl } from './kubectl.ts'
+import { install } from './release.ts'
 import { addVolumes } from './volumes.ts'
 
 /** What tests are given. */
@@ -34,16 +37,22 @@ const OWN_IMAGE = 'ondemand-disk:cluster'
 const OWN_CLIENT_IMAGE = 'ondemand-disk-client:cluster'
 const BASE_IMAGE = 'ondemand-disk-base:bookworm'
 
-const { KUBECONFIG, E2E_IMAGE, E2E_CLIENT_IMAGE = '' } = process.env
+const { KUBECONFIG, E2E_IMAGE, E2E_CLIENT_IMAGE = '', E2E_OWN } = process.env
 
 export async function setup(project: TestProject): Promise<void> {
-  project.provide('cluster', await prepare())
+  const cluster = await prepare()
+  if (cluster.unavailable === undefined) await install({ ...cluster, kubectl: kubectl(cluster.kubeconfig) })
+  project.provide('cluster', cluster)
 }
 
 async function prepare(): Promise<ClusterSetup> {
   if (KUBECONFIG && E2E_IMAGE) {
-    await check('kubectl', ['version'], { env: { KUBECONFIG } })
-    return { kubeconfig: KUBECONFIG, image: E2E_IMAGE, clientImage: E2E_CLIENT_IMAGE, own: false }
+    return {
+      kubeconfig: KUBECONFIG,
+      image: E2E_IMAGE,
+      clientImage: E2E_CLIENT_IMAGE,
+      own: E2E_OWN === 'true',
+    }
   }
   const none = { kubeconfig: '', image: '', clientImage: '', own: true }
   const image = await hack('image', '--operator', OWN_IMAGE)
