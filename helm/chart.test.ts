@@ -5,6 +5,7 @@ import { promisify } from 'node:util'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { parseAllDocuments, parse as parseYaml } from 'yaml'
 import { parseDiskPool } from '../crds/diskpool.ts'
+import { parseOnDemandDisk } from '../crds/ondemanddisk.ts'
 
 const chart = join(import.meta.dirname, 'ondemand-disk')
 const HELM = join(import.meta.dirname, '../hack/tools/node_modules/.bin/helm')
@@ -221,6 +222,20 @@ describe('The chart', () => {
         verbs: ['delete'],
       },
     ])
+  })
+
+  test('has examples that the API takes', () => {
+    const folder = join(chart, 'examples')
+    const kinds: string[] = []
+    for (const file of readdirSync(folder)) {
+      const documents = parseAllDocuments(readFileSync(join(folder, file), 'utf8'), { uniqueKeys: true })
+      for (const object of documents.map(document => document.toJS())) {
+        kinds.push(object.kind)
+        if (object.kind === 'DiskPool') parseDiskPool(object)
+        if (object.kind === 'OnDemandDisk') parseOnDemandDisk(object)
+      }
+    }
+    expect(kinds.sort()).toEqual(['DiskPool', 'DiskPool', 'OnDemandDisk', 'Pod'])
   })
 
   test('renders for old and new Kubernetes', async () => {
