@@ -66,6 +66,8 @@ export interface UpstreamSpec {
 export interface OnDemandDiskStatus {
   readonly observedGeneration?: number
   readonly conditions?: readonly Condition[]
+  /** Absent with a command or upstream. */
+  readonly filesystem?: string
   /** Jobs that were started to make the disk. */
   readonly attempts?: number
   readonly uri?: string

@@ -1,6 +1,7 @@
 /** What is to be done for a disk that is being deleted. */
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { FINALIZER, FORCE_DELETE_ANNOTATION, SPARE_ANNOTATION } from '../terms/names.ts'
+import { DISK_REASONS } from '../terms/reasons.ts'
 import { condition, conditionOf, type DiskObserved, isTrue, type Plan, status } from './observed.ts'
 
 /** Namespaces are not followed: whether this one is being deleted is asked for, in ms. */
@@ -47,8 +48,19 @@ function isRemoved(disk: OnDemandDisk): boolean {
   return exported?.status === 'False' && (exported.reason === 'Removed' || exported.reason === 'Retained')
 }
 
+/**
+ * What the agent has removed before the Job was found, the Job may have brought back: it has to look again. That
+ * happens where an operator that was thought dead makes a Job after all.
+ */
 function stopping(disk: OnDemandDisk) {
-  return status(disk, [condition(disk, 'Ready', 'False', 'StoppingJob')])
+  const again = {
+    type: 'Exported',
+    status: 'Unknown',
+    reason: 'StoppingJob',
+    message: DISK_REASONS.StoppingJob.meaning,
+  } as const
+  const ready = condition(disk, 'Ready', 'False', 'StoppingJob')
+  return status(disk, isRemoved(disk) ? [ready, again] : [ready])
 }
 
 function waitingFor(disk: OnDemandDisk): string {

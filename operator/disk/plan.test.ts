@@ -130,11 +130,7 @@ const job = (view: JobView): Partial<DiskObserved> => ({ job: view })
 describe('A disk on its way', () => {
   test.for<[string, Given, string[]]>([
     ['is taken into care before anything is done', { claimed: false }, ['claim']],
-    [
-      'gets a Job, counted first',
-      {},
-      [`status attempts=1 ${PROVISIONING} +Normal Provisioning`, 'start job 1'],
-    ],
+    ['gets a Job, counted first', {}, [`status attempts=1 ${PROVISIONING}`, 'start job 1']],
     [
       'whose Job vanished gets another, counted again',
       { status: { attempts: 3 } },
@@ -163,7 +159,7 @@ describe('A disk on its way', () => {
     [
       'is ready when it is exported',
       { conditions: [...MADE, 'Exported True Serving'] },
-      ['status Ready=True/Ready +Normal Ready'],
+      ['status Ready=True/Ready'],
     ],
     [
       'cleans up after a crash between latch and deletion',

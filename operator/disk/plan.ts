@@ -139,44 +139,46 @@ function provisioning(disk: OnDemandDisk, problem?: string): ConditionChange[] {
 /** Counting the attempt changes the object: whoever has seen less than this status cannot write it, nor go on. */
 function start(disk: OnDemandDisk): Plan {
   const attempt = (disk.status?.attempts ?? 0) + 1
-  const event = {
-    type: 'Normal',
-    reason: 'Provisioning',
-    message: DISK_REASONS.Provisioning.meaning,
-  } as const
   return {
     actions: [
-      status(disk, provisioning(disk), attempt === 1 ? event : undefined, { attempts: attempt }),
+      status(disk, provisioning(disk), undefined, { attempts: attempt }),
       { kind: 'start job', attempt },
     ],
   }
 }
 
 /** The latch: from here on no Job is ever made for this disk. */
-function formatted({ disk, job }: DiskObserved): Plan {
+function formatted({ disk, parsed, job }: DiskObserved): Plan {
   const known = isTrue(disk, 'Formatted') ? [] : [condition(disk, 'Formatted', 'True', 'Formatted')]
   const event = { type: 'Normal', reason: 'Provisioned', message: DISK_REASONS.Formatted.meaning } as const
   return {
     actions: [
-      status(disk, [...known, condition(disk, 'Provisioned', 'True', 'Formatted'), readiness(disk)], event),
+      status(
+        disk,
+        [...known, condition(disk, 'Provisioned', 'True', 'Formatted'), readiness(disk)],
+        event,
+        madeWith(parsed),
+      ),
       ...(job.state === 'succeeded' ? [{ kind: 'delete job', withConfigMap: true } as const] : []),
     ],
   }
 }
 
-function provisioned({ disk, job }: DiskObserved): Plan {
+function provisioned({ disk, parsed, job }: DiskObserved): Plan {
   const ready = readiness(disk)
-  const event =
-    ready.status === 'True' && !isTrue(disk, 'Ready')
-      ? ({ type: 'Normal', reason: 'Ready', message: DISK_REASONS.Ready.meaning } as const)
-      : undefined
   const isLeft = job.state === 'succeeded' || job.state === 'failed' || job.state === 'running'
   return {
     actions: [
-      status(disk, [ready], event),
+      status(disk, [ready], undefined, madeWith(parsed)),
       ...(isLeft ? [{ kind: 'delete job', withConfigMap: true } as const] : []),
     ],
   }
+}
+
+/** For the column of `kubectl get`, which cannot show a default. */
+function madeWith(parsed: DiskObserved['parsed']) {
+  const type = parsed instanceof InvalidSpecError ? undefined : parsed.spec.filesystem?.type
+  return type === undefined ? {} : { filesystem: type }
 }
 
 /** Ready is what the agent says of the export. */

@@ -56,6 +56,8 @@ export class TestCluster {
   /** How often each file was made. */
   readonly formats = new Map<string, number>()
   readonly making: Making[] = []
+  /** Uids of disks that were gone before a Job was made for them: by an operator that stood still for that long. */
+  readonly belated = new Set<string>()
   /** Disks that clients have open, by name. */
   readonly held = new Set<string>()
   now = Date.parse('2026-01-01T00:00:00Z')
@@ -92,6 +94,9 @@ export class TestCluster {
 
   create(resource: Resource, object: KubeObject): Stored {
     if (this.objects.has(idOf(resource.plural, object.metadata))) refuse('AlreadyExists', 409)
+    const owner = resource.plural === 'jobs' ? object.metadata.ownerReferences?.[0]?.uid : undefined
+    if (owner !== undefined && !this.disks.some(({ metadata }) => metadata.uid === owner))
+      this.belated.add(owner)
     const creationTimestamp = new Date(this.now).toISOString()
     const metadata = { ...object.metadata, uid: `uid-${this.#uid++}`, creationTimestamp, generation: 1 }
     return this.#store(resource.plural, { ...object, metadata })
