@@ -1,6 +1,7 @@
 /**
  * Measures the operator on a real API server without nodes, whose Jobs and agents a stub plays: `npm run
- * bench:operator`. Exits with 1 when a promise of docs/kubernetes-operator.md is not kept.
+ * bench:operator`. Exits with 1 when a figure is not what it is to be. The operator's memory includes what reading a
+ * kubeconfig takes, which a Pod does not need.
  */
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { installCrds, startControlPlane } from '../../e2e/kube/control-plane.ts'

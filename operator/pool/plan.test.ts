@@ -1,0 +1,252 @@
+import { describe, expect, test } from 'vitest'
+import { type DiskPool, parseDiskPool } from '../../crds/diskpool.ts'
+import { InvalidSpecError } from '../../crds/invalid-spec-error.ts'
+import type { KubeObject } from '../kube/objects.ts'
+import { ACCEPTED_ANNOTATION, FINALIZER } from '../terms/names.ts'
+import type { JobView } from './job-view.ts'
+import { PARTS, type Part, type PoolAction, type PoolObserved } from './observed.ts'
+import { planPool } from './plan.ts'
+
+const NOW = Date.parse('2026-01-01T00:10:00Z')
+const NONE = {
+  serviceAccount: undefined,
+  roleBinding: undefined,
+  service: undefined,
+  networkPolicy: undefined,
+  server: undefined,
+}
+const POD = { apiVersion: 'v1', kind: 'Pod', metadata: { name: 'lab-0', namespace: 'ns' } }
+const READY_POD = {
+  ...POD,
+  spec: { nodeName: 'node' },
+  status: { phase: 'Running', conditions: [{ type: 'Ready', status: 'True' }] },
+}
+const CLAIM = {
+  ...{ apiVersion: 'v1', kind: 'PersistentVolumeClaim' },
+  metadata: {
+    name: 'lab-disks',
+    namespace: 'ns',
+    labels: { 'app.kubernetes.io/managed-by': 'ondemand-disk-operator' },
+  },
+  spec: { accessModes: ['ReadWriteOnce'], resources: { requests: { storage: '1Gi' } } },
+  status: { phase: 'Bound' },
+}
+const SPARES = { enabled: true, spares: 2, template: { size: '1Gi' } }
+
+interface Given extends Partial<Omit<PoolObserved, 'pool' | 'parsed'>> {
+  readonly spec?: Record<string, unknown>
+  readonly metadata?: Record<string, unknown>
+  readonly status?: Record<string, unknown>
+}
+
+function see({ spec, metadata, status, ...observed }: Given = {}): PoolObserved {
+  const pool = {
+    apiVersion: 'ondemanddisk.dev/v1alpha1',
+    kind: 'DiskPool',
+    metadata: {
+      ...{ name: 'lab', namespace: 'ns', uid: 'uid-1', generation: 1, finalizers: [FINALIZER] },
+      annotations: {
+        [ACCEPTED_ANNOTATION]: JSON.stringify({ claimTemplate: { accessModes: ['ReadWriteOnce'] } }),
+      },
+      ...metadata,
+    },
+    spec: { storage: { claimTemplate: { size: '1Gi' } }, ...spec },
+    ...(status && { status }),
+  } as unknown as DiskPool
+  let parsed: DiskPool | InvalidSpecError
+  try {
+    parsed = parseDiskPool(pool)
+  } catch (error) {
+    if (!(error instanceof InvalidSpecError)) throw error
+    parsed = error
+  }
+  return {
+    ...{ pool, parsed, isNamespaceTerminating: false, claim: undefined, parts: NONE, serverPod: undefined },
+    ...{ disks: { count: 0, names: [], provisioned: 0 }, spareJob: { state: 'none' }, now: NOW },
+    settings: { image: 'x', agentClusterRole: 'agent' },
+    ...observed,
+  }
+}
+
+function line(action: PoolAction): string {
+  switch (action.kind) {
+    case 'apply':
+      return `${action.isNew ? 'make' : 'change'} ${action.part}`
+    case 'status':
+      return (action.change.conditions ?? [])
+        .map(({ type, status, reason }) => `${type}=${status}/${reason}`)
+        .join(' ')
+    case 'release':
+      return action.event ? `release +${action.event.reason}` : 'release'
+    default:
+      return action.kind
+  }
+}
+
+const lines = (given: Given) => planPool(see(given)).actions.map(line)
+
+/** What the plan makes of an empty cluster, as the API server would have it. */
+function built(spec: Record<string, unknown> = {}): Record<Part, KubeObject | undefined> {
+  const parts: Record<Part, KubeObject | undefined> = { ...NONE }
+  for (const action of planPool(see({ spec })).actions) {
+    if (action.kind === 'apply') parts[action.part] = structuredClone(action.object)
+  }
+  return parts
+}
+
+describe('A pool', () => {
+  test('is taken into care first', () => {
+    expect(lines({ metadata: { finalizers: [] } })).toEqual(['claim'])
+  })
+
+  test('gets its parts, the server last', () => {
+    expect(lines({})).toEqual([
+      'create claim',
+      ...PARTS.map(part => `make ${part}`),
+      'StorageReady=False/ClaimPending ServerReady=False/ServerStarting Ready=False/ClaimPending',
+    ])
+  })
+
+  test('is left alone when all is there, whatever the API server has added', () => {
+    const parts = built({ server: { resources: { requests: { cpu: '0.5' } } } })
+    ;(parts.service as unknown as { spec: Record<string, unknown> }).spec.clusterIP = '10.0.0.1'
+    const server = parts.server as unknown as {
+      spec: { template: { spec: { containers: { resources: unknown }[] } } }
+    }
+    for (const container of server.spec.template.spec.containers)
+      container.resources = { requests: { cpu: '500m' } }
+    expect(
+      lines({
+        parts,
+        claim: CLAIM,
+        serverPod: READY_POD,
+        spec: { server: { resources: { requests: { cpu: '0.5' } } } },
+      }),
+    ).toEqual(['StorageReady=True/Bound ServerReady=True/Serving Ready=True/Ready'])
+  })
+
+  test.for<[string, Record<string, unknown>, string[]]>([
+    ['its Service', { server: { serviceType: 'NodePort' } }, ['change service']],
+    ['its server', { exportNames: 'Relaxed' }, ['change server']],
+    ['a field that is wanted no longer', { server: { podLabels: {} } }, ['change server']],
+    [
+      'nothing for rules of clients, which must not restart the server',
+      { access: { allow: ['10.0.0.0/8'] } },
+      [],
+    ],
+  ])('follows a change: %s', ([, spec, expected]) => {
+    const parts = built({ server: { podLabels: { team: 'a' } } })
+    const wanted = {
+      server: { podLabels: { team: 'a' }, ...(spec.server as object) },
+      ...Object.fromEntries(Object.entries(spec).filter(([key]) => key !== 'server')),
+    }
+    expect(lines({ parts, claim: CLAIM, serverPod: READY_POD, spec: wanted }).slice(0, -1)).toEqual(expected)
+  })
+
+  test('lets its claim grow', () => {
+    expect(
+      lines({ parts: built(), claim: CLAIM, spec: { storage: { claimTemplate: { size: '2Gi' } } } }),
+    ).toContain('grow claim')
+  })
+
+  test.for<[string, Given, string]>([
+    ['bad spec', { spec: { storage: {} } }, 'Ready=False/InvalidSpec'],
+    ['another claim than before', { spec: { storage: { claimName: 'other' } } }, 'Ready=False/InvalidSpec'],
+    [
+      'no claim',
+      {
+        metadata: { annotations: { [ACCEPTED_ANNOTATION]: '{"claimName":"mine"}' } },
+        spec: { storage: { claimName: 'mine' } },
+      },
+      'StorageReady=False/ClaimNotFound ServerReady=False/ServerStarting Ready=False/ClaimNotFound',
+    ],
+    [
+      'claim lost',
+      { claim: { ...CLAIM, status: { phase: 'Lost' } } as KubeObject },
+      'StorageReady=False/ClaimLost ServerReady=False/ServerStarting Ready=False/ClaimLost',
+    ],
+    [
+      'no node for the server',
+      {
+        claim: CLAIM,
+        serverPod: {
+          ...POD,
+          status: {
+            conditions: [
+              { type: 'PodScheduled', status: 'False', reason: 'Unschedulable', message: '0/1 nodes' },
+            ],
+          },
+        } as KubeObject,
+      },
+      'StorageReady=True/Bound ServerReady=False/ServerNotRunning Ready=False/ServerNotRunning',
+    ],
+    [
+      'a Service of somebody else',
+      {
+        claim: CLAIM,
+        serverPod: READY_POD,
+        parts: { ...NONE, service: { apiVersion: 'v1', kind: 'Service', metadata: { name: 'lab' } } },
+      },
+      'StorageReady=True/Bound ServerReady=True/Serving Ready=False/NameTaken',
+    ],
+  ])('says what is wrong: %s', ([, given, expected]) => {
+    expect(lines(given).at(-1)).toBe(expected)
+  })
+
+  test('makes nothing where a name is taken', () => {
+    const service = { apiVersion: 'v1', kind: 'Service', metadata: { name: 'lab' } }
+    expect(lines({ claim: CLAIM, parts: { ...NONE, service } })).toHaveLength(1)
+  })
+})
+
+describe('Spares', () => {
+  const given = (spareJob: JobView, status = { spares: 0 }): Given => ({
+    ...{ spec: { onDemand: SPARES }, parts: built({ onDemand: SPARES }), claim: CLAIM, serverPod: READY_POD },
+    ...{ spareJob, status },
+  })
+  const failed: JobView = {
+    state: 'failed',
+    message: 'no luck',
+    isFinal: false,
+    generation: 1,
+    attempt: 1,
+    finishedAt: NOW - 1000,
+  }
+  test.for<[string, Given, string[]]>([
+    ['are made when they are missing', given({ state: 'none' }), ['start spares']],
+    ['are not made when they are there', given({ state: 'none' }, { spares: 2 }), []],
+    ['wait for the Job', given({ state: 'running' }), []],
+    ['wait until the agent has counted', given({ state: 'succeeded', finishedAt: NOW }), []],
+    ['are done', given({ state: 'succeeded', finishedAt: NOW }, { spares: 2 }), ['delete spare job']],
+    ['that fail say so', given(failed), ['SparesReady=False/SparesFailed']],
+    [
+      'that failed are tried again',
+      { ...given(failed), now: NOW + 9000 },
+      ['delete spare job', 'start spares'],
+    ],
+    ['need the server’s node', { ...given({ state: 'none' }), serverPod: undefined }, []],
+  ])('%s', ([, observed, expected]) => {
+    expect(lines(observed).slice(1)).toEqual(expected)
+  })
+})
+
+describe('A pool that is deleted', () => {
+  const metadata = { deletionTimestamp: '2026-01-01T00:00:00Z' }
+  const disks = { count: 7, names: ['a', 'b', 'c', 'd', 'e'], provisioned: 0 }
+
+  test('waits for its disks and says which', () => {
+    const [action] = planPool(see({ metadata, disks })).actions
+    expect(action).toMatchObject({
+      change: {
+        conditions: [{ reason: 'Deleting', message: expect.stringMatching(/a, b, c, d, e, and 2 more/) }],
+      },
+    })
+  })
+
+  test('goes without disks, with its namespace, and with a bad spec; its claim stays', () => {
+    expect(lines({ metadata })).toEqual(['release +ClaimKept'])
+    expect(lines({ metadata, disks, isNamespaceTerminating: true })).toEqual(['release +ClaimKept'])
+    expect(lines({ metadata, spec: { storage: {} } })).toEqual(['release'])
+    expect(lines({ metadata: { ...metadata, finalizers: [] } })).toEqual([])
+  })
+})
