@@ -11,7 +11,11 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['{crds,server,operator,helm,hack}/**/*.test.ts'],
-          testTimeout: 10_000,
+          setupFiles: ['hack/patience.ts'],
+          expect: { poll: { timeout: 10_000 } },
+          // Hundreds of times what any of them takes: a machine that does other things shall fail none.
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
         },
       },
       {
@@ -19,6 +23,7 @@ export default defineConfig({
           name: 'e2e',
           include: ['e2e/**/*.e2e.ts'],
           exclude: ['e2e/cluster/**'],
+          expect: { poll: { timeout: 10_000 } },
           // Each drives whole servers, clients or a virtual machine; side by side they would starve each other.
           fileParallelism: false,
           testTimeout: 60_000,

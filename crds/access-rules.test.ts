@@ -135,9 +135,9 @@ test('a pattern matches as the same regular expression does', () => {
 
 test('a hostile pattern costs little time', () => {
   const rules = compileAccessRules({ allow: [`dn:${'*a'.repeat(120)}b`] })
-  const start = performance.now()
+  const start = process.cpuUsage()
   expect(admits(rules, dn('a'.repeat(4096)))).toBe(false)
-  expect(performance.now() - start).toBeLessThan(500)
+  expect(process.cpuUsage(start).user / 1000).toBeLessThan(500)
 })
 
 test('any text compiles or is an AccessRuleError; deny always wins over allow', () => {

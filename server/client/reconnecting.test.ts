@@ -348,10 +348,10 @@ describe('A server that does not come back', () => {
       })
     }
     expect(performance.now() - start).toBeGreaterThan(350)
-    expect(performance.now() - start).toBeLessThan(1500)
+    expect(performance.now() - start).toBeLessThan(8000)
     const later = performance.now()
     await expect(client.flush()).rejects.toMatchObject({ code: 'ETIMEDOUT' })
-    expect(performance.now() - later).toBeLessThan(50)
+    expect(performance.now() - later).toBeLessThan(300)
     await scripted(socket => {
       void negotiateAsServer(socket, {}, asked => {
         socket.write(done(asked))
@@ -372,7 +372,7 @@ describe('A server that does not come back', () => {
     )
     const start = performance.now()
     await expect(client.flush()).rejects.toMatchObject({ code: 'ETIMEDOUT' })
-    expect(performance.now() - start).toBeLessThan(3000)
+    expect(performance.now() - start).toBeLessThan(8000)
     // Later and later, so not very often.
     expect(server.connections.length).toBeLessThan(15)
     client.destroy()

@@ -120,7 +120,7 @@ describe('A client that is shut out', () => {
     const started = performance.now()
     server.server.enforceAccess()
     await allGone(server, 1)
-    expect(performance.now() - started).toBeLessThan(1000)
+    expect(performance.now() - started).toBeLessThan(3000)
     names.clear()
     await server.attached('disk')
     expect(await readSimple(other, 0, 4)).toEqual(Buffer.alloc(4))

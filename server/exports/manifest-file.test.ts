@@ -141,9 +141,10 @@ describe('YAML that costs far more than its length', () => {
     ['one long string', `a: "${'\\u0041'.repeat(MiB / 8)}"`],
     ['many documents', '--- a\n'.repeat(20_000)],
   ])('%s is refused within a second', async (_, text) => {
-    const start = performance.now()
+    const start = process.cpuUsage()
     const documents = await parse(text)
-    expect(performance.now() - start).toBeLessThan(1000)
+    // Of processor time: the clock also counts what else the machine does.
+    expect(process.cpuUsage(start).user / 1000).toBeLessThan(1000)
     expect(documents.length).toBeGreaterThan(0)
     for (const { content } of documents) expect(content).toBeInstanceOf(InvalidSpecError)
   })
@@ -151,10 +152,10 @@ describe('YAML that costs far more than its length', () => {
   test('the event loop keeps its turn while a large file is read', async () => {
     const text = Array.from({ length: 3000 }, (_, index) => manifest(`disk-${index}`)).join('---\n')
     let longest = 0
-    let last = performance.now()
+    let last = process.cpuUsage()
     const beat = setInterval(() => {
-      longest = Math.max(longest, performance.now() - last)
-      last = performance.now()
+      longest = Math.max(longest, process.cpuUsage(last).user / 1000)
+      last = process.cpuUsage()
     }, 1)
     const documents = await parse(text)
     clearInterval(beat)

@@ -1,0 +1,12 @@
+/**
+ * Runs in front of every test file. What a test waits for, it waits for as long as a busy machine may need, for only
+ * what never comes is a failure; expect.poll has the same from vitest.config.ts, and vi.waitFor has no such setting.
+ */
+import { vi } from 'vitest'
+
+/** Milliseconds. */
+const PATIENCE = 10_000
+
+const { waitFor } = vi
+vi.waitFor = (callback, options) =>
+  waitFor(callback, typeof options === 'number' ? options : { timeout: PATIENCE, interval: 10, ...options })
