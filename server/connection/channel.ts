@@ -5,7 +5,7 @@
 import { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { ERRNO, SystemCallError } from '../linux/errno.ts'
-import { addressOf, lastErrno, peerState, trySend } from '../linux/syscalls.ts'
+import { addressOf, lastErrno, nap, peerState, tryReceive, trySend } from '../linux/syscalls.ts'
 import { type TlsAcceptor, tlsFailure } from './tls.ts'
 import { Burst, RECORD_LENGTH, receiveRecords, sendRecords } from './tls-stream.ts'
 
@@ -17,6 +17,13 @@ export const MAX_LEFTOVER = 128 * 2 ** 10
 // Leftovers are copied in front of the next read, so that a message always lies in one piece.
 const shared = Buffer.allocUnsafeSlow(MAX_LEFTOVER + RECEIVE_BYTES)
 const area = shared.subarray(MAX_LEFTOVER)
+const areaAddress = addressOf(area)
+
+/** Who was the last to wait for more requests, and when, in ms. */
+let napper: Channel | undefined
+let nappedAt = 0
+/** How long the wait of one connection serves the others too, in ms. */
+const NAP_SERVES_MS = 0.1
 
 /** What listens to a channel; changes when the handshake ends. */
 export interface Receiver {
@@ -25,6 +32,8 @@ export interface Receiver {
    * again with what follows. The buffer is only valid during the call.
    */
   receive(buffer: Buffer, start: number, end: number): number
+  /** Microseconds for which more bytes may be waited for before those that are there are offered. */
+  readonly patience?: number
   /** True while no more bytes should be read; the receiver calls `channel.proceed()` when that ends. */
   readonly blocked: boolean
   /** The client has sent its last byte. */
@@ -79,6 +88,7 @@ export class Channel {
     } as unknown as ConstructorParameters<typeof Socket>[0])
     this.#socket.on('close', () => {
       this.#closed = true
+      if (napper === this) napper = undefined
       this.#forget()
       clearTimeout(this.#closeTimer)
       this.#receiver?.closed(this.#error)
@@ -247,8 +257,22 @@ export class Channel {
     }
   }
 
-  #received(length: number): boolean {
+  /** Lets what is on its way arrive; returns how many bytes there are then. */
+  #gather(length: number, micros: number): number {
+    // While one connection waits, the others' requests gather as well.
+    const now = performance.now()
+    if (napper !== this && now - nappedAt < NAP_SERVES_MS) return length
+    napper = this
+    nappedAt = now
+    nap(micros)
+    // The end of the stream, or an error, is there for libuv's own read to find.
+    return length + Math.max(0, tryReceive(this.fd, areaAddress + length, RECEIVE_BYTES - length))
+  }
+
+  #received(arrived: number): boolean {
     if (this.#closing) return true
+    const patience = this.#secured === undefined ? (this.#receiver?.patience ?? 0) : 0
+    const length = patience > 0 && arrived < RECEIVE_BYTES / 2 ? this.#gather(arrived, patience) : arrived
     const leftover = this.#leftover
     const start = MAX_LEFTOVER - (leftover?.length ?? 0)
     if (leftover !== undefined) {

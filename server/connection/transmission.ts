@@ -16,6 +16,7 @@ import { type OpenedDisk, transmissionFlags } from './opened-disk.ts'
 import { startOperation } from './operations.ts'
 import { outbox, outboxIsFull, sendOutbox } from './outbox.ts'
 import { hasPayload, parseRequest } from './parse-request.ts'
+import { Patience } from './patience.ts'
 import { dataStart, replyFailure, replyFinished, replyRead, replySuccess } from './replies.ts'
 import { ClientGone, follow, Request, type RequestOwner, takePiece, takeRequest } from './request.ts'
 import { Throttle } from './throttle.ts'
@@ -49,6 +50,7 @@ export class Transmission implements Receiver, RequestOwner {
   readonly #onImmediate = () => this.#nextTurn()
   #immediate = false
   readonly #turn = new Turn()
+  readonly #patience = new Patience()
   #stopping = false
   /** No further request will be served: DISC, end of stream, or the server's own decision. */
   #hungUp = false
@@ -112,6 +114,10 @@ export class Transmission implements Receiver, RequestOwner {
     )
   }
 
+  get patience(): number {
+    return this.#patience.micros
+  }
+
   receive(buffer: Buffer, start: number, end: number): number {
     this.#turn.begin()
     this.#parsed.startedAt = this.#recorder.beginTurn()
@@ -129,6 +135,7 @@ export class Transmission implements Receiver, RequestOwner {
       // Also after a violation of the protocol: what stays in the outbox would go to another client.
       this.#send()
     }
+    this.#patience.note(this.#turn.requests, this.#parsed.startedAt)
     if (this.#turn.isOver) this.#schedule()
     if (!this.#hungUp) return at
     this.#endWhenIdle()

@@ -45,6 +45,11 @@ const ioctl = declare<[number, number, number]>('int ioctl(int fd, uint64_t requ
 const send = declare<[number, number, number, number]>(
   'int64_t send(int fd, int64_t address, int64_t length, int flags)',
 )
+const recv = declare<[number, number, number, number]>(
+  'int64_t recv(int fd, int64_t address, int64_t length, int flags)',
+)
+const nanosleep = declare<[number, number]>('int nanosleep(int64_t time, int64_t rest)')
+const prctl = declare<[number, number]>('int prctl(int option, uint64_t argument)')
 const setsockopt = declare<[number, number, number, number, number]>(
   'int setsockopt(int fd, int level, int name, int64_t value, uint32_t length)',
 )
@@ -132,6 +137,26 @@ const MSG_NOSIGNAL = 0x4000
 /** send(2) without waiting and without SIGPIPE. Returns the bytes taken, or -1 (EAGAIN: the socket is full). */
 export function trySend(fd: number, address: number, length: number): number {
   return send(fd, address, length, MSG_DONTWAIT | MSG_NOSIGNAL)
+}
+
+/** recv(2) without waiting. Returns the bytes received, 0 at the end of the stream, or -1 (EAGAIN: there are none). */
+export function tryReceive(fd: number, address: number, length: number): number {
+  return recv(fd, address, length, MSG_DONTWAIT)
+}
+
+const PR_SET_TIMERSLACK = 29
+let slackIsSet = false
+
+/** Puts this thread to sleep for so many microseconds, at most 1000: it is the event loop that stands still. */
+export function nap(micros: number): void {
+  if (!slackIsSet) {
+    slackIsSet = true
+    // The kernel would otherwise round every sleep up by 50 us.
+    prctl(PR_SET_TIMERSLACK, 1)
+  }
+  scratchWords.fill(0, 0, 4)
+  scratchWords[2] = Math.min(micros, 1000) * 1000
+  nanosleep(scratchAddress, 0)
 }
 
 const F_OFD_SETLK = 37

@@ -1,0 +1,59 @@
+/**
+ * How long to let requests gather before they are looked at. A client with many requests under way sends them one
+ * by one, and a server that is quicker than its client answers them one by one, with a wake-up and a send for
+ * each: most of what a small request costs. A few microseconds later there are several, and all share these.
+ */
+
+/** How long to wait, in microseconds: less than a request takes in all. */
+export const WAIT_US = 25
+/** Requests that have to come at a time, on average, for the wait to be worth it. */
+const WORTH = 6
+/** Batches over which that average is taken: while it is tried, and once it has proved right. */
+const [TRIAL, TERM] = [16, 256]
+/** Batches until the next trial after one that failed: doubled each time, up to the last. */
+const [FIRST_PAUSE, LAST_PAUSE] = [64, 16_384]
+/** Batches that are further apart than this, in ms on average, are those of a client that asks now and then. */
+const BUSY_MS = 0.15
+
+/**
+ * Tries the wait on a connection that is busy, keeps it where it brings requests together, and tries ever more
+ * seldom where it does not: a client with one request under way loses nothing to speak of.
+ */
+export class Patience {
+  /** Microseconds to wait before the next batch; 0: not at all. */
+  micros = 0
+  #batches = 0
+  #requests = 0
+  #pause = FIRST_PAUSE
+  #untilJudged = FIRST_PAUSE
+  #since = 0
+
+  /** A batch of so many requests came at `now`, in ms. */
+  note(requests: number, now: number): void {
+    this.#requests += requests
+    this.#batches++
+    if (this.#batches < this.#untilJudged) return
+    if (this.micros > 0) this.#judge()
+    else this.#consider(now)
+    this.#batches = 0
+    this.#requests = 0
+    this.#since = now
+  }
+
+  #judge(): void {
+    if (this.#requests >= WORTH * this.#batches) {
+      this.#pause = FIRST_PAUSE
+      this.#untilJudged = TERM
+    } else {
+      this.micros = 0
+      this.#untilJudged = this.#pause
+      this.#pause = Math.min(2 * this.#pause, LAST_PAUSE)
+    }
+  }
+
+  #consider(now: number): void {
+    if (now - this.#since > BUSY_MS * this.#batches) return
+    this.micros = WAIT_US
+    this.#untilJudged = TRIAL
+  }
+}
