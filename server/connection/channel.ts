@@ -32,8 +32,8 @@ export interface Receiver {
    * again with what follows. The buffer is only valid during the call.
    */
   receive(buffer: Buffer, start: number, end: number): number
-  /** Microseconds for which more bytes may be waited for before those that are there are offered. */
-  readonly patience?: number
+  /** How long more bytes may be waited for before those that are there are offered, in microseconds. */
+  readonly patience?: { readonly micros: number }
   /** True while no more bytes should be read; the receiver calls `channel.proceed()` when that ends. */
   readonly blocked: boolean
   /** The client has sent its last byte. */
@@ -271,7 +271,7 @@ export class Channel {
 
   #received(arrived: number): boolean {
     if (this.#closing) return true
-    const patience = this.#secured === undefined ? (this.#receiver?.patience ?? 0) : 0
+    const patience = this.#secured === undefined ? (this.#receiver?.patience?.micros ?? 0) : 0
     const length = patience > 0 && arrived < RECEIVE_BYTES / 2 ? this.#gather(arrived, patience) : arrived
     const leftover = this.#leftover
     const start = MAX_LEFTOVER - (leftover?.length ?? 0)

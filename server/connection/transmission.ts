@@ -50,7 +50,7 @@ export class Transmission implements Receiver, RequestOwner {
   readonly #onImmediate = () => this.#nextTurn()
   #immediate = false
   readonly #turn = new Turn()
-  readonly #patience = new Patience()
+  readonly patience = new Patience()
   #stopping = false
   /** No further request will be served: DISC, end of stream, or the server's own decision. */
   #hungUp = false
@@ -114,10 +114,6 @@ export class Transmission implements Receiver, RequestOwner {
     )
   }
 
-  get patience(): number {
-    return this.#patience.micros
-  }
-
   receive(buffer: Buffer, start: number, end: number): number {
     this.#turn.begin()
     this.#parsed.startedAt = this.#recorder.beginTurn()
@@ -135,7 +131,7 @@ export class Transmission implements Receiver, RequestOwner {
       // Also after a violation of the protocol: what stays in the outbox would go to another client.
       this.#send()
     }
-    this.#patience.note(this.#turn.requests, this.#parsed.startedAt)
+    this.patience.note(this.#turn.requests, this.#parsed.startedAt)
     if (this.#turn.isOver) this.#schedule()
     if (!this.#hungUp) return at
     this.#endWhenIdle()

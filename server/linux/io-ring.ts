@@ -1,5 +1,5 @@
 /**
- * Reads by io_uring: all that one turn of the event loop asks for is handed to the kernel by one call, waits there
+ * Reads by io_uring: what one turn of the event loop asks for is handed to the kernel by few calls, waits there
  * without a thread, and comes back in one wake-up. Where the kernel has no io_uring, or a container's seccomp
  * profile refuses it, there is no ring, and callers use the thread pool.
  */
@@ -41,6 +41,12 @@ const TWO_POW_32 = 2 ** 32
 
 /** Most reads that may be under way at once. */
 export const RING_ENTRIES = 256
+
+/**
+ * Most reads that are handed over by one call. Each costs the kernel some 10 us until it is with the disk, in which
+ * the event loop stands still; between two calls, others have their turn.
+ */
+const MAX_AT_ONCE = 8
 
 /** struct io_uring_params and where in it the offsets into the rings begin. */
 const [PARAMS_LENGTH, SQ_OFFSETS, CQ_OFFSETS] = [120, 40, 80]
@@ -176,9 +182,10 @@ export class IoRing {
   }
 
   #submit(): void {
-    this.#scheduled = false
-    let left = this.#prepared
-    this.#prepared = 0
+    let left = Math.min(this.#prepared, MAX_AT_ONCE)
+    this.#prepared -= left
+    this.#scheduled = this.#prepared > 0
+    if (this.#scheduled) setImmediate(this.#onImmediate)
     Atomics.store(this.#ring, this.#sqTail, (this.#ring[this.#sqTail] as number) + left)
     let errno = 0
     while (left > 0 && errno === 0) {
@@ -187,15 +194,16 @@ export class IoRing {
       if (taken > 0) left -= taken
       else if (taken === 0 || lastErrno() !== ERRNO.EINTR) errno = taken === 0 ? ERRNO.EAGAIN : lastErrno()
     }
-    if (left > 0) this.#takeBack(left, errno)
+    if (left > 0) this.#takeBack(left + this.#prepared, left, errno)
     // What was in the page cache after all is there already.
     this.#reap()
   }
 
-  /** The kernel has not taken the last `count` reads, for want of memory: they fail. */
-  #takeBack(count: number, errno: number): void {
-    const tail = ((this.#ring[this.#sqTail] as number) - count) >>> 0
+  /** The kernel has not taken the last `shown` reads, for want of memory: they fail, and so do all that follow. */
+  #takeBack(count: number, shown: number, errno: number): void {
+    const tail = ((this.#ring[this.#sqTail] as number) - shown) >>> 0
     Atomics.store(this.#ring, this.#sqTail, tail)
+    this.#prepared = 0
     const slots = Array.from(
       { length: count },
       (_, index) => this.#entries[((tail + index) & this.#sqMask) * SQE_WORDS + SQE_USER_DATA] as number,

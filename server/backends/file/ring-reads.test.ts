@@ -21,7 +21,7 @@ async function coldDisk() {
   return disk
 }
 
-test('Reads that miss the page cache go to the ring, all of one turn by one call', async context => {
+test('Reads that miss the page cache go to the ring, those of one turn by few calls', async context => {
   const reads = ringReads()
   if (reads === undefined) return context.skip('This kernel or container has no io_uring.')
   const disk = await coldDisk()
