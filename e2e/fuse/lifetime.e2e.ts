@@ -1,8 +1,9 @@
 /** How a mounted file begins and ends: refusals, signals, kills, users that are in the way. Nothing may be left. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmod, stat, truncate, writeFile } from 'node:fs/promises'
+import { chmod, readFile, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { beforeEach, expect, test } from 'vitest'
 import { check, checkout, needPrograms, run, scratch, startServer } from '../harness.ts'
 import { fuse, loop, type Mounted, mountAt, needRoot, sumOf, until } from './mounts.ts'
@@ -117,6 +118,27 @@ test('A loop device on a file of a killed process fails, and can be detached', a
   const read = await run('dd', [`if=${device.device}`, 'of=/dev/null', 'iflag=direct', 'bs=4096', 'count=1'])
   expect(read.status).toBe(1)
   await check('losetup', ['-d', device.device])
+})
+
+test('Who waits for a server that is away can be killed, and is not disturbed by other signals', async () => {
+  await using folder = await scratch()
+  await using dir = await scratch()
+  await using server = await startServer(['--dir', dir.path, '--size', '4M', '--type', 'ext2'])
+  await using file = await fuse(server.uri('alice'), folder.path)
+  await server.kill()
+  const reader = spawn('dd', [`if=${file.path}`, 'of=/dev/null', 'bs=4k', 'count=1'], { stdio: 'ignore' })
+  const ended = once(reader, 'exit')
+  const where = () => readFile(`/proc/${reader.pid}/wchan`, 'utf8')
+  await until('it waits', async () => /fuse|request_wait/.test(await where()))
+  // Of which dd says how far it is, once it can.
+  reader.kill('SIGUSR1')
+  await sleep(300)
+  expect(reader.exitCode).toBeNull()
+  reader.kill('SIGKILL')
+  expect((await ended)[1]).toBe('SIGKILL')
+  await using _again = await startServer(['--dir', dir.path, '--size', '4M'], { port: server.port })
+  await check('dd', [`if=${file.path}`, 'of=/dev/null', 'bs=4k', 'count=1'])
+  expect(await file.stop()).toBe(0)
 })
 
 test('What cannot be served is refused by one line, and leaves nothing', async () => {

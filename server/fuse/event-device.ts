@@ -2,7 +2,7 @@
  * The device served by the event loop, for disks whose operations end later: requests are read as they come,
  * many are under way at once, and each reply goes out when its operation ends.
  */
-import { closeSync } from 'node:fs'
+import { closeSync, readFileSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { ERRNO } from '../linux/errno.ts'
 import { readInto, replaceDescriptor, socketPair } from '../linux/mount.ts'
@@ -10,6 +10,7 @@ import { lastErrno } from '../linux/syscalls.ts'
 import { sendReply } from './device.ts'
 import { PENDING } from './disk.ts'
 import { Exchange } from './exchange.ts'
+import { encodeHeader, IN, INTERRUPT_IN } from './protocol.ts'
 import { NO_REPLY, type Session } from './session.ts'
 
 /** Requests that are under way at once; the kernel keeps the others. */
@@ -23,6 +24,19 @@ export interface EventDevice {
   close(): void
 }
 
+/** How often a process that has got a signal while it waits is looked at again, in ms. */
+const INTERRUPT_MS = 500
+
+/** Has SIGKILL been sent to this thread, or is it gone? Other signals must not end a read or a write of a file. */
+function isKilled(pid: number): boolean {
+  try {
+    const masks = readFileSync(`/proc/${pid}/status`, 'latin1').matchAll(/^S(?:ig|hd)Pnd:\s*([0-9a-f]+)$/gm)
+    return [...masks].some(([, mask]) => (Number.parseInt(mask?.slice(-4) ?? '', 16) & (1 << (9 - 1))) !== 0)
+  } catch {
+    return pid !== 0
+  }
+}
+
 /** Errors of a read that mean the end of the connection; ENOENT is a request that its end overtook. */
 const ENDS: readonly (string | undefined)[] = ['ENODEV', 'ECONNABORTED', 'ENOENT']
 
@@ -33,8 +47,8 @@ class EventLoopDevice implements EventDevice {
   readonly #socket: Socket
   readonly #resolve: () => void
   readonly #reject: (error: unknown) => void
+  readonly #all: Exchange[] = []
   readonly #free: Exchange[] = []
-  #made = 0
   /** What the next request is read into; without it nothing is read. */
   #next: Exchange | undefined
   #isPaused = false
@@ -44,12 +58,12 @@ class EventLoopDevice implements EventDevice {
    * Node watches sockets only, so it is given a socket whose descriptor then becomes the device: libuv reads
    * that with read(2) like any stream, and no thread waits for it.
    */
-  constructor(fd: number, session: Session) {
+  constructor(fd: number, sessionOf: (interrupt: Interrupt) => Session) {
     const { promise, resolve, reject } = Promise.withResolvers<void>()
     this.ended = promise
     this.#resolve = resolve
     this.#reject = reject
-    this.#session = session
+    this.#session = sessionOf(exchange => this.#interrupt(exchange))
     const [device, peer] = socketPair()
     this.#device = device
     this.#next = this.#take()
@@ -85,9 +99,10 @@ class EventLoopDevice implements EventDevice {
 
   #take(): Exchange | undefined {
     const exchange = this.#free.pop()
-    if (exchange !== undefined || this.#made === MAX_EXCHANGES) return exchange
-    this.#made++
-    return new Exchange((ended, result) => this.#finished(ended, result))
+    if (exchange !== undefined || this.#all.length === MAX_EXCHANGES) return exchange
+    const made = new Exchange((ended, result) => this.#finished(ended, result))
+    this.#all.push(made)
+    return made
   }
 
   #received(length: number): boolean {
@@ -107,8 +122,11 @@ class EventLoopDevice implements EventDevice {
   }
 
   #reply(exchange: Exchange, length: number): void {
-    if (length === PENDING) return
-    if (length !== NO_REPLY && !this.#isOver) sendReply(this.#device, exchange, length)
+    exchange.isPending = length === PENDING
+    if (exchange.isPending) return
+    if (length !== NO_REPLY && !this.#isOver && !exchange.isAbandoned)
+      sendReply(this.#device, exchange, length)
+    exchange.isAbandoned = false
     this.#free.push(exchange)
   }
 
@@ -122,6 +140,40 @@ class EventLoopDevice implements EventDevice {
     this.#isPaused = false
     // Not from within: whoever ends an operation does not expect that the next begins.
     setImmediate(() => this.#resume())
+  }
+
+  /**
+   * The process of a request that waits has got a signal. If that is SIGKILL, the process shall not wait for a
+   * server that may never come back. The kernel tells of the first signal only, so it is asked to tell again.
+   */
+  #interrupt({ request: interrupt, reply }: Exchange): number {
+    const [low = 0, high] = interrupt.subarray(INTERRUPT_IN.UNIQUE)
+    const waiting = this.#all.find(
+      ({ isPending, isAbandoned, request }) =>
+        isPending && !isAbandoned && request[IN.UNIQUE] === low && request[IN.UNIQUE + 1] === high,
+    )
+    if (waiting === undefined) return NO_REPLY
+    if (isKilled(waiting.request[IN.PID] ?? 0)) {
+      waiting.isAbandoned = true
+      sendReply(this.#device, waiting, encodeHeader(waiting.reply, waiting.request, -ERRNO.EINTR, 0))
+      return NO_REPLY
+    }
+    const again = new Uint32Array(reply.subarray(0, encodeHeader(reply, interrupt, -ERRNO.EAGAIN, 0) / 4))
+    setTimeout(() => this.#tellAgain(again), INTERRUPT_MS).unref()
+    return NO_REPLY
+  }
+
+  #tellAgain(message: Uint32Array<ArrayBuffer>): void {
+    if (this.#isOver) return
+    const exchange = this.#take()
+    if (exchange === undefined) return
+    exchange.reply.set(message)
+    try {
+      sendReply(this.#device, exchange, message.byteLength)
+    } catch (error) {
+      this.#end(error)
+    }
+    this.#free.push(exchange)
   }
 
   #resume(): void {
@@ -152,7 +204,10 @@ class EventLoopDevice implements EventDevice {
   }
 }
 
+/** Told of an INTERRUPT, which stands in the exchange; returns the bytes of a reply, or `NO_REPLY`. */
+export type Interrupt = (exchange: Exchange) => number
+
 /** Serves the device, which must be open without blocking, and takes it over. Begins in the next turn of the loop. */
-export function serveEvents(fd: number, session: Session): EventDevice {
-  return new EventLoopDevice(fd, session)
+export function serveEvents(fd: number, sessionOf: (interrupt: Interrupt) => Session): EventDevice {
+  return new EventLoopDevice(fd, sessionOf)
 }

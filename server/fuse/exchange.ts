@@ -24,6 +24,10 @@ export class Exchange implements Completion {
   readonly dataAddress: number
   readonly replyAddress: number
   readonly reply: Uint32Array
+  /** Its operation has not ended. */
+  isPending = false
+  /** Whoever asked has been answered already. */
+  isAbandoned = false
   /** What `complete` without an error comes to. */
   expected = 0
   readonly #finish: Finish

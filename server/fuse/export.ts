@@ -138,11 +138,11 @@ function checkNbd({ flags }: NbdClient, { writable, growable }: ExportTerms): vo
 
 /** Serves the device of a mount, whose INIT is waiting, from an NBD export. */
 export function serveNbd(original: number, client: NbdClient, terms: SessionTerms): EventDevice {
-  const session = new Session(nbdDisk(client), terms)
-  serveInit(original, session)
+  const disk = nbdDisk(client)
+  serveInit(original, new Session(disk, terms))
   const device = openDevice('returns')
   cloneFuseDevice(device, original)
-  return serveEvents(device, session)
+  return serveEvents(device, interrupt => new Session(disk, terms, interrupt))
 }
 
 /** Makes everything durable, and says goodbye. What cannot be made durable was not promised to anybody. */

@@ -4,7 +4,7 @@ import { ERRNO } from '../linux/errno.ts'
 import { IN_HEADER_SIZE, OPCODE } from './constants.ts'
 import { type FuseDisk, PENDING } from './disk.ts'
 import { Exchange, MAX_DATA } from './exchange.ts'
-import { FuseProtocolError } from './protocol.ts'
+import { FuseProtocolError, INTERRUPT_IN } from './protocol.ts'
 import { NO_REPLY, newState, Session, STATE } from './session.ts'
 import { GOLDEN, golden } from './test-golden.ts'
 
@@ -47,9 +47,10 @@ function setUp({ writable = true, growable = true, allowOther = true, results, d
   const { disk: recording, calls } = recorder(results, disk)
   const state = newState(writable, 11, 12)
   const interrupted: number[] = []
-  const session = new Session(recording, { writable, growable, allowOther, state }, (request, at) =>
-    interrupted.push(request[at] ?? 0),
-  )
+  const session = new Session(recording, { writable, growable, allowOther, state }, ({ request }) => {
+    interrupted.push(request[INTERRUPT_IN.UNIQUE] ?? 0)
+    return NO_REPLY
+  })
   const exchange = new Exchange(() => undefined)
   const answered = (length: number): string | number =>
     length > 0

@@ -33,7 +33,6 @@ import {
   FuseProtocolError,
   IN,
   INIT_IN,
-  INTERRUPT_IN,
   IO_IN,
   LSEEK_IN,
   OPEN_IN,
@@ -78,14 +77,10 @@ export const NO_REPLY = 0
 export class Session {
   readonly #disk: FuseDisk
   readonly #terms: SessionTerms
-  readonly #interrupt: ((request: Uint32Array, index: number) => void) | undefined
+  readonly #interrupt: ((exchange: Exchange) => number) | undefined
 
-  /** `interrupt` is told of a request, by the word at which its number stands, whose process has got a signal. */
-  constructor(
-    disk: FuseDisk,
-    terms: SessionTerms,
-    interrupt?: (request: Uint32Array, index: number) => void,
-  ) {
+  /** `interrupt` handles an INTERRUPT: the process of a request has got a signal. It returns as `handle` does. */
+  constructor(disk: FuseDisk, terms: SessionTerms, interrupt?: (exchange: Exchange) => number) {
     this.#disk = disk
     this.#terms = terms
     this.#interrupt = interrupt
@@ -111,8 +106,7 @@ export class Session {
       case OPCODE.INTERRUPT:
         // Without anybody who listens the kernel learns not to send any.
         if (this.#interrupt === undefined) return this.#fail(exchange, ERRNO.ENOSYS)
-        this.#interrupt(request, INTERRUPT_IN.UNIQUE)
-        return NO_REPLY
+        return this.#interrupt(exchange)
       case OPCODE.INIT:
         return this.#init(exchange)
       case OPCODE.DESTROY:
