@@ -14,10 +14,14 @@ const note = { type: 'Warning', reason: 'FormatFailed', message: 'mkfs: No space
 function setUp() {
   const api = new TestApi()
   const lines: string[] = []
+  const warnings: string[] = []
   let time = Date.parse('2026-11-20T10:00:00Z')
   const log = {
     error: (_: object, text: string) => lines.push(text),
-    warn: (_: object, text: string) => lines.push(text),
+    warn: (_: object, text: string) => {
+      lines.push(text)
+      warnings.push(text)
+    },
     info: () => {},
     debug: (_: object, text: string) => lines.push(text),
   }
@@ -31,6 +35,7 @@ function setUp() {
   return {
     api,
     lines,
+    warnings,
     recorder,
     pass: (ms: number) => {
       time += ms
@@ -107,6 +112,22 @@ test('events that cannot be written are logged and hurt nobody', async () => {
   await recorder.flush()
   expect(api.objects).toHaveLength(1)
   expect(lines).toEqual(['An event cannot be written', 'An event cannot be written'])
+})
+
+test('nobody is told of events in a namespace that is going', async () => {
+  const { api, recorder, warnings } = setUp()
+  const body = {
+    kind: 'Status',
+    reason: 'Forbidden',
+    message: 'unable to create new content in namespace a because it is being terminated',
+  }
+  api.faults = [
+    { kind: 'status', status: 403, body },
+    { kind: 'status', status: 404, body: { kind: 'Status', reason: 'NotFound' } },
+  ]
+  for (let n = 0; n < 2; n++) recorder.record(disk(`d${n}`), note)
+  await recorder.flush()
+  expect([api.objects, warnings]).toEqual([[], []])
 })
 
 test('long names and messages fit', async () => {

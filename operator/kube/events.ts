@@ -146,13 +146,22 @@ export function startEventRecorder(terms: EventTerms): EventRecorder {
       // One after the other: the same event twice at once would be two.
       last = last
         .then(() => write(object, note, time))
-        .catch(error => log?.warn({ ...fields, ...reasonOf(error) }, 'An event cannot be written'))
+        .catch(error => {
+          // Whatever happens in a namespace that is going is of no interest any more.
+          const level = isOfEndingNamespace(error) ? 'debug' : 'warn'
+          log?.[level]({ ...fields, ...reasonOf(error) }, 'An event cannot be written')
+        })
         .finally(() => {
           waiting--
         })
     },
     flush: () => last,
   }
+}
+
+function isOfEndingNamespace(error: unknown): boolean {
+  if (hasCode(error, 'NotFound')) return true
+  return hasCode(error, 'Forbidden') && /being terminated/.test(error.message)
 }
 
 /** Puts an entry at the end of a map of bounded size. */

@@ -11,8 +11,13 @@ import type { HttpRequest, Transport } from './transport.ts'
 export type Fault =
   /** No answer, and the connection is gone. */
   | { readonly kind: 'refuse' }
-  /** An answer with this status, and with a header Retry-After if there is one. */
-  | { readonly kind: 'status'; readonly status: number; readonly retryAfter?: number }
+  /** An answer with this status, and with a header Retry-After or a body of its own where there is one. */
+  | {
+      readonly kind: 'status'
+      readonly status: number
+      readonly retryAfter?: number
+      readonly body?: object
+    }
   /** The body breaks off after so many bytes. */
   | { readonly kind: 'cut'; readonly bytes: number }
   /** The body ends in order after so many bytes, as behind a proxy that gives up. */
@@ -58,7 +63,7 @@ export class TestApi {
     const answer: Answer =
       fault?.kind === 'status'
         ? {
-            ...failure(fault.status, 'Fault'),
+            ...(fault.body ? success(fault.body, fault.status) : failure(fault.status, 'Fault')),
             ...(fault.retryAfter !== undefined && { retryAfter: fault.retryAfter }),
           }
         : this.#answer(request)
