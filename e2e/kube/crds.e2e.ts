@@ -1,0 +1,183 @@
+/** The CRDs on a real API server: it takes and refuses what the tables say, and drops nothing of a good object. */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { badPools, goodPools, poolTransitions } from '../../crds/diskpool.cases.ts'
+import { badCases, goodCases, transitionCases } from '../../crds/ondemanddisk.cases.ts'
+import { DISK_POOLS, ON_DEMAND_DISKS } from '../../crds/resources.ts'
+import type { KubeClient } from '../../operator/kube/client.ts'
+import { KubeError } from '../../operator/kube/kube-error.ts'
+import type { KubeObject, Resource } from '../../operator/kube/objects.ts'
+import { check, needPrograms } from '../harness.ts'
+import { type ControlPlane, installCrds, startControlPlane } from './control-plane.ts'
+
+let plane: ControlPlane
+let client: KubeClient
+/** Rules in CEL are enforced since Kubernetes 1.25. */
+let enforcesRules: boolean
+/**
+ * Kubernetes 1.20 built with Go 1.19 or later takes an empty string for one that is not there, and refuses it in every
+ * custom resource (go-openapi's validate/type.go compares it with the zero value).
+ */
+let takesEmptyStrings: boolean
+
+beforeAll(async () => {
+  plane = await startControlPlane()
+  client = plane.client
+  await installCrds(client)
+  const crds: Resource = {
+    group: 'apiextensions.k8s.io',
+    version: 'v1',
+    kind: 'CustomResourceDefinition',
+    plural: 'customresourcedefinitions',
+    namespaced: false,
+  }
+  const stored = JSON.stringify(await client.get(crds, { name: 'diskpools.ondemanddisk.dev' }))
+  enforcesRules = stored.includes('x-kubernetes-validations')
+  const spec = { storage: { claimName: 'a' }, server: { podAnnotations: { a: '' } } }
+  const made = await make(DISK_POOLS, spec)
+  takesEmptyStrings = typeof made !== 'string'
+  if (typeof made === 'string') expect(made).toContain('must be of type string: "null"')
+  else await client.delete(DISK_POOLS, made.metadata)
+}, 20 * 60_000)
+afterAll(async () => {
+  await plane?.[Symbol.asyncDispose]()
+})
+
+let count = 0
+const object = ({ kind }: Resource, spec: object, name = `n${++count}`): KubeObject =>
+  ({
+    apiVersion: 'ondemanddisk.dev/v1alpha1',
+    kind,
+    metadata: { name, namespace: 'default' },
+    spec,
+  }) as KubeObject
+
+/** Whether this server can judge this spec. */
+const isJudged = ({ spec }: { readonly spec: object }) =>
+  takesEmptyStrings || !JSON.stringify(spec).includes('""')
+
+/** Makes an object; what the server refuses is its reason and message. */
+async function make(resource: Resource, spec: object, name?: string): Promise<KubeObject | string> {
+  try {
+    return await client.create(resource, object(resource, spec, name))
+  } catch (error) {
+    if (error instanceof KubeError && error.code === 'Invalid') return error.message
+    throw error
+  }
+}
+
+describe.each([
+  ['OnDemandDisk', ON_DEMAND_DISKS as Resource, goodCases, badCases, transitionCases],
+  ['DiskPool', DISK_POOLS as Resource, goodPools, badPools, poolTransitions],
+] as const)('%s', (_, resource, good, bad, transitions) => {
+  test('good ones are taken, and nothing of them is dropped', async () => {
+    for (const { title, spec, name } of good.filter(isJudged)) {
+      const made = await make(resource, spec, name)
+      expect(made, title).toMatchObject({ spec })
+      await client.delete(resource, (made as KubeObject).metadata)
+    }
+  })
+
+  test('bad ones are refused where they can be', async () => {
+    for (const { title, spec, name, by } of bad.filter(isJudged)) {
+      const made = await make(resource, spec, name)
+      const refused = by === 'openapi' || (by === 'cel' && enforcesRules)
+      expect(typeof made, `${title}: ${JSON.stringify(made)}`).toBe(refused ? 'string' : 'object')
+      if (typeof made !== 'string') await client.delete(resource, made.metadata)
+    }
+  })
+
+  test('changes are refused where they can be', async () => {
+    for (const { title, before, after, by } of transitions) {
+      const made = (await make(resource, before, 'disk')) as KubeObject
+      const changed = { ...object(resource, after, 'disk'), metadata: made.metadata }
+      const refusal = await client.update(resource, changed).then(
+        () => undefined,
+        error => error,
+      )
+      if (by === 'cel' && enforcesRules) expect(refusal, title).toMatchObject({ code: 'Invalid' })
+      else expect(refusal, title).toBeUndefined()
+      await client.delete(resource, made.metadata)
+    }
+  })
+
+  test('a status is written apart from the spec, and limited too', async () => {
+    const made = (await make(resource, good[0]?.spec ?? {})) as KubeObject
+    const ready = {
+      type: 'Ready',
+      status: 'True',
+      reason: 'Fine',
+      message: 'It is.',
+      lastTransitionTime: '2026-11-20T10:00:00Z',
+    }
+    const status = { observedGeneration: 1, conditions: [ready], uri: 'nbd://a' }
+    const patched = await client.patch(
+      resource,
+      made.metadata,
+      'merge',
+      { status, spec: { quota: 1 } },
+      { subresource: 'status' },
+    )
+    expect(patched).toMatchObject({ status })
+    expect((patched as unknown as { spec: object }).spec).toEqual((made as unknown as { spec: object }).spec)
+    for (const bad of [{ conditions: [{ ...ready, status: 'true' }] }, { connections: -1 }]) {
+      const refused = client.patch(
+        resource,
+        made.metadata,
+        'merge',
+        { status: bad },
+        { subresource: 'status' },
+      )
+      await expect(refused, JSON.stringify(bad)).rejects.toMatchObject({ code: 'Invalid' })
+    }
+    await client.delete(resource, made.metadata)
+  })
+})
+
+test('kubectl shows the columns, filled', async context => {
+  await needPrograms(context, 'kubectl')
+  const ready = {
+    type: 'Ready',
+    status: 'False',
+    reason: 'InvalidSpec',
+    message: 'x',
+    lastTransitionTime: '2026-11-20T10:00:00Z',
+  }
+  const disk = await client.create(
+    ON_DEMAND_DISKS as Resource,
+    object(ON_DEMAND_DISKS, { size: '10Gi' }, 'shown'),
+  )
+  const pool = await client.create(
+    DISK_POOLS as Resource,
+    object(DISK_POOLS, { storage: { claimName: 'c' } }, 'shown'),
+  )
+  for (const [resource, { metadata }] of [
+    [ON_DEMAND_DISKS as Resource, disk],
+    [DISK_POOLS as Resource, pool],
+  ] as const) {
+    const status = { conditions: [ready], uri: 'nbd://shown' }
+    const fields = resource.kind === 'DiskPool' ? { disks: 3, spares: 2, free: 1024 } : { filesystem: 'xfs' }
+    await client.patch(
+      resource,
+      metadata,
+      'merge',
+      { status: { ...status, ...fields } },
+      { subresource: 'status' },
+    )
+  }
+  const get = async (...args: string[]) => {
+    const text = await check('kubectl', ['--kubeconfig', plane.kubeconfig, 'get', ...args])
+    return text.split('\n').map(line => line.trim().split(/\s{2,}/))
+  }
+  const [diskHead, diskRow] = await get('odd', 'shown')
+  expect(diskHead).toEqual(['NAME', 'SIZE', 'FS', 'READY', 'REASON', 'URI', 'AGE'])
+  expect(diskRow?.slice(0, -1)).toEqual(['shown', '10Gi', 'xfs', 'False', 'InvalidSpec', 'nbd://shown'])
+  const [poolHead, poolRow] = await get('diskpool', 'shown', '-o', 'wide')
+  expect(poolHead).toEqual(['NAME', 'DISKS', 'SPARES', 'FREE', 'READY', 'REASON', 'URI', 'AGE'])
+  expect(poolRow?.slice(0, -1)).toEqual(['shown', '3', '2', '1024', 'False', 'InvalidSpec', 'nbd://shown'])
+  const all = await check('kubectl', ['--kubeconfig', plane.kubeconfig, 'get', 'storage', '-o', 'name'])
+  expect(all.trim().split('\n')).toEqual(
+    expect.arrayContaining(['diskpool.ondemanddisk.dev/shown', 'ondemanddisk.ondemanddisk.dev/shown']),
+  )
+  await client.delete(ON_DEMAND_DISKS, disk.metadata)
+  await client.delete(DISK_POOLS, pool.metadata)
+})
