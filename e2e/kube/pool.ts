@@ -55,6 +55,8 @@ export interface TestPool extends AsyncDisposable {
   readonly jobs: ReadonlyMap<string, number>
 }
 
+/** Milliseconds. On a machine that is busy with other things nothing is quick. */
+const START_LIMIT = 120_000
 const OPERATOR = join(checkout, 'hack/ondemand-disk-operator')
 const MAKE = join(checkout, 'hack/ondemand-disk')
 
@@ -232,7 +234,7 @@ export async function startPool(spec: object = {}): Promise<TestPool> {
             ...['--control', join(control, 'nbd.sock'), '--ask', join(control, 'agent.sock')],
             ...['--policy', join(control, 'policy.json')],
           ],
-          { port },
+          { port, limit: START_LIMIT },
         )
         port = server.port
       },

@@ -6,7 +6,7 @@ import { ON_DEMAND_DISKS } from '../../crds/resources.ts'
 import type { KubeClient } from '../kube/client.ts'
 import { writeStatus } from '../kube/conditions.ts'
 import type { ReconcileResult } from '../kube/controller.ts'
-import { hasCode, KubeError } from '../kube/kube-error.ts'
+import { hasCode } from '../kube/kube-error.ts'
 import { allot, type Claimant } from '../terms/allotment.ts'
 import { SPARE_ANNOTATION } from '../terms/names.ts'
 import { placeOf } from './admit.ts'
@@ -47,8 +47,24 @@ export interface DiskReconciler {
 /** A status that has changed meanwhile is looked at anew so often: conditions of others do not matter to ours. */
 const STATUS_RETRIES = 4
 
+type Parsed = OnDemandDisk | InvalidSpecError
+
+/** Objects never change; a client that waits for its disk has all of the pool's looked at. */
+const parsedDisks: Readonly<Record<NameRules, WeakMap<OnDemandDisk, Parsed>>> = {
+  strict: new WeakMap(),
+  relaxed: new WeakMap(),
+}
+
 /** The object checked by the pool's rules for names, or what is wrong with it. */
-export function parseDisk(disk: OnDemandDisk, names: NameRules): OnDemandDisk | InvalidSpecError {
+export function parseDisk(disk: OnDemandDisk, names: NameRules): Parsed {
+  const known = parsedDisks[names].get(disk)
+  if (known !== undefined) return known
+  const parsed = parse(disk, names)
+  parsedDisks[names].set(disk, parsed)
+  return parsed
+}
+
+function parse(disk: OnDemandDisk, names: NameRules): Parsed {
   try {
     return parseOnDemandDisk(disk, { names })
   } catch (error) {
@@ -116,32 +132,48 @@ export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
     return allot(claimants, { quota }).get(disk.metadata.uid ?? '')
   }
 
+  /** Takes a step; returns the object as it is then. */
   async function take(action: AgentAction, disk: OnDemandDisk, uid: string, signal: AbortSignal) {
     switch (action.kind) {
       case 'take spare':
-        return await volume.takeSpare(action.spare, uid)
+        await volume.takeSpare(action.spare, uid)
+        return disk
       case 'write manifest':
         await manifests.write(uid, action.text)
         void mirror.rescan([uid])
-        return
+        return disk
       case 'remove manifest':
         await manifests.remove(uid)
         void mirror.rescan([uid])
-        return
+        return disk
       case 'remove file':
-        return await volume.removeDisk(uid)
+        await volume.removeDisk(uid)
+        return disk
       case 'retain file':
-        return await volume.retainDisk(uid)
+        await volume.retainDisk(uid)
+        return disk
       case 'status': {
         const written = await writeStatus(client, ON_DEMAND_DISKS, disk, action.change, {
           retries: STATUS_RETRIES,
           signal,
         })
-        if (written === disk) return
-        counted.statusWrites++
-        writtenAt.set(uid, performance.now())
+        if (written !== disk) {
+          counted.statusWrites++
+          writtenAt.set(uid, performance.now())
+        }
+        return written
       }
     }
+  }
+
+  /** Takes the steps of a disk's plan, and of the next one if with them the disk was made: a client waits for that. */
+  async function carryOut(disk: OnDemandDisk, uid: string, signal: AbortSignal): Promise<number | undefined> {
+    const { actions, requeueAfterMs } = planDisk(await observe(disk, uid))
+    let latest = disk
+    for (const action of actions) latest = await take(action, latest, uid, signal)
+    if (actions.length > 0) onStep(disk)
+    const isMade = !isTrue(disk, 'Provisioned') && isTrue(latest, 'Provisioned')
+    return isMade ? await carryOut(latest, uid, signal) : requeueAfterMs
   }
 
   return {
@@ -150,15 +182,14 @@ export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
       const uid = disk?.metadata.uid
       // The uid becomes a file's name; an API server makes no other.
       if (disk === undefined || !isUid(uid)) return undefined
-      const { actions, requeueAfterMs } = planDisk(await observe(disk, uid))
       try {
-        for (const action of actions) await take(action, disk, uid, signal)
+        const requeueAfterMs = await carryOut(disk, uid, signal)
+        return requeueAfterMs === undefined ? undefined : { requeueAfterMs }
       } catch (error) {
         // Deleted meanwhile; the news of it comes by itself.
-        if (!(error instanceof KubeError) || !hasCode(error, 'NotFound')) throw error
+        if (!hasCode(error, 'NotFound')) throw error
+        return undefined
       }
-      if (actions.length > 0) onStep(disk)
-      return requeueAfterMs === undefined ? undefined : { requeueAfterMs }
     },
 
     forget: uid => void writtenAt.delete(uid),

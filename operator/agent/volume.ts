@@ -100,7 +100,6 @@ export async function openVolume(path: string): Promise<Volume> {
     async takeSpare(name, uid) {
       await moveUnlessThere(sparePath(name), diskPath(uid))
       await syncDirectory(disks)
-      await syncDirectory(spares)
     },
 
     async dropSpares(key) {
