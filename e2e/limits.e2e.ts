@@ -182,6 +182,19 @@ test('--metrics adds up after a known workload, line by line in the format of Pr
   expect(await server.stop()).toBe(0)
 })
 
+test('--metrics shows people a page of what is going on', async context => {
+  await needPrograms(context, 'qemu-io')
+  await using folder = await scratch()
+  await using server = await startServer(['--dir', folder.path, ...BLANK, '--metrics', '127.0.0.1:0'])
+  const address = /"uri":"(http:[^"]*)"/.exec(server.log())?.[1] ?? ''
+  await check('qemu-io', ['-f', 'raw', '-c', 'write 0 1M', server.uri('alice')])
+  const response = await fetch(`${address}/`)
+  expect(response.headers.get('content-type')).toBe('text/html; charset=utf-8')
+  expect(await response.text()).toMatch(
+    /The server is ready\.[\s\S]*<td>alice<\/td><td>\d<\/td><td>[^<]*<\/td><td>1\.0 MiB</,
+  )
+})
+
 test('--metrics at an address that is taken is told before anything is created', async () => {
   await using folder = await scratch()
   await using server = await startServer(['--dir', folder.path, ...BLANK, '--metrics', '127.0.0.1:0'])

@@ -7,6 +7,7 @@ import { type Readiness, serveMetrics } from '../metrics/endpoint.ts'
 import { measureEventLoopDelay } from '../metrics/event-loop-delay.ts'
 import { processFamilies } from '../metrics/process-families.ts'
 import { type ServerMetrics, serverFamilies } from '../metrics/server-metrics.ts'
+import { createStatusPage } from '../metrics/status-page.ts'
 import type { Log } from './log.ts'
 import type { ListenAddress } from './option-values.ts'
 
@@ -37,6 +38,7 @@ export async function openMetricsEndpoint(
   try {
     const server = await serveMetrics(address, {
       families: [...serverFamilies(metrics), ...own, delay.family],
+      statusPage: createStatusPage(metrics, readiness),
       readiness,
       onError: error => log.error(reasonOf(error), 'The metrics cannot be served'),
     })

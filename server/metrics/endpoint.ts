@@ -1,6 +1,6 @@
-/** What `--metrics` serves: the metrics, and the answers to probes. */
+/** What `--metrics` serves: the metrics, a page for people, and the answers to probes. */
 import { checkFamilies, EXPOSITION_TYPE, exposition, type Family } from './exposition.ts'
-import { type HttpServer, line, serveHttp } from './http.ts'
+import { type HttpServer, line, type Page, serveHttp } from './http.ts'
 
 /** Where a server is between its start and its end. */
 export type Readiness = 'starting' | 'ready' | 'stopping'
@@ -8,6 +8,8 @@ export type Readiness = 'starting' | 'ready' | 'stopping'
 /** What is served. */
 export interface EndpointTerms {
   readonly families: readonly Family[]
+  /** The page at `/`, if there is one. */
+  readonly statusPage?: () => Page
   /** Asked with every probe. */
   readonly readiness: () => Readiness
   /** Told what went wrong, with the endpoint or with a family. */
@@ -15,16 +17,16 @@ export interface EndpointTerms {
 }
 
 /**
- * Serves `/metrics`, `/healthz` and `/readyz`. That `/healthz` answers at all says that the event loop turns,
+ * Serves `/metrics`, `/healthz`, `/readyz` and, at `/`, the status page. That `/healthz` answers at all says that the event loop turns,
  * since it is the one that serves the clients; one that is stuck lets the probe run into its timeout.
  * @throws HttpListenError
  */
 export async function serveMetrics(
   address: { readonly host: string; readonly port: number },
-  { families, readiness, onError }: EndpointTerms,
+  { families, statusPage, readiness, onError }: EndpointTerms,
 ): Promise<HttpServer> {
   checkFamilies(families)
-  const routes = new Map([
+  const routes = new Map<string, () => Page>([
     ['/metrics', () => ({ status: 200, contentType: EXPOSITION_TYPE, body: exposition(families) })],
     ['/healthz', () => line(200, 'ok')],
     [
@@ -35,5 +37,6 @@ export async function serveMetrics(
       },
     ],
   ])
+  if (statusPage !== undefined) routes.set('/', statusPage)
   return serveHttp(address, routes, onError)
 }
