@@ -73,6 +73,15 @@ async function hostText({ rounds, seconds }: Terms): Promise<string> {
   return `${host}; ${await versions()}; ${rounds} rounds of ${seconds} s in turn; median (least–most)`
 }
 
+function writeResults(host: string, results: readonly { row: Row; rounds: Rounds }[]): void {
+  writeFileSync(
+    RESULTS,
+    `# Side by side with nbdkit, qemu-nbd and nbd-server\n\nMeasured by \`npm run bench\` on ${host}.\n\n` +
+      "Each cell: the value, then the server's CPU time a request. Where the client uses 90 % of a core or more, " +
+      `the rate is the client's.\n\n${tableText(results)}`,
+  )
+}
+
 const { values } = parseArgs({
   options: {
     row: { type: 'string', multiple: true, default: [] },
@@ -107,13 +116,8 @@ if (values.list) {
       const measured = await runRow(row, values.server, terms)
       results.push({ row, rounds: measured })
       process.stdout.write(`${rowText(row, measured)}\n`)
-    }
-    if (values.row.length === 0 && values.server.length === 0) {
-      writeFileSync(
-        RESULTS,
-        `# Side by side with nbdkit, qemu-nbd and nbd-server\n\nMeasured by \`npm run bench\` on ${host}.\n\n` +
-          `Each cell: the value, then the server's CPU time a request. A client at 90 % or more of a core is the limit itself.\n\n${tableText(results)}`,
-      )
+      // After each row: a run that is cut short has measured something all the same.
+      if (values.row.length === 0 && values.server.length === 0) writeResults(host, results)
     }
     const missed = results.filter(({ row, rounds: measured }) => {
       const { value, cpu } = verdictsOf(row, measured)
