@@ -63,6 +63,8 @@ export function openDisk(port: number, disk: string): Promise<Socket> {
         if (!isGranted(received)) return
       } catch (error) {
         reject(error)
+        socket.destroy()
+        return
       }
       socket.removeAllListeners('data')
       resolve(socket)
