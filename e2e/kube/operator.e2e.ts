@@ -23,6 +23,10 @@ import { checkout } from '../harness.ts'
 import { type ControlPlane, installCrds, startControlPlane } from './control-plane.ts'
 import { type JobEnd, type StubNode, startStubNode } from './stub-node.ts'
 
+/** For one thing to happen, on a machine that has much else to do, in ms. */
+const PATIENCE = 90_000
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 20 * 60_000 })
+
 let plane: ControlPlane
 let client: KubeClient
 let node: StubNode
@@ -58,7 +62,7 @@ async function startOperator(): Promise<Operator> {
     })
   }
   const ended = new Promise<void>(resolve => child.once('exit', () => resolve()))
-  await vi.waitFor(() => expect(lines.map(({ msg }) => msg)).toContain('Acting'), { timeout: 60_000 })
+  await vi.waitFor(() => expect(lines.map(({ msg }) => msg)).toContain('Acting'), { timeout: PATIENCE })
   return {
     lines,
     async kill() {
@@ -131,13 +135,13 @@ async function waitFor<T extends Conditioned>(
       expect(`${found?.status}/${found?.reason}`, found?.message).toBe(`${state}/${reason}`)
       return found?.message ?? ''
     },
-    { timeout: 40_000, interval: 100 },
+    { timeout: PATIENCE, interval: 100 },
   )
 }
 
 const gone = (resource: Resource, ref: { namespace: string; name: string }) =>
   vi.waitFor(async () => expect(await client.find(resource, ref)).toBeUndefined(), {
-    timeout: 40_000,
+    timeout: PATIENCE,
     interval: 100,
   })
 
@@ -164,7 +168,7 @@ describe('A pool and its disks', () => {
           disks: 1,
           provisioned: 8 * 2 ** 20,
         }),
-      { timeout: 20_000 },
+      { timeout: PATIENCE },
     )
 
     holders.set('alice', '10.0.0.7')
@@ -176,7 +180,7 @@ describe('A pool and its disks', () => {
         expect(message).toContain('10.0.0.7')
         return message
       },
-      { timeout: 40_000, interval: 100 },
+      { timeout: PATIENCE, interval: 100 },
     )
     expect(refused).toContain('force-delete')
     expect(node.files.has(alice.metadata.uid ?? '')).toBe(true)
@@ -203,7 +207,7 @@ describe('A pool and its disks', () => {
       filesystem: { type: 'ext4', label: '$(id)' },
     })
     const job = await vi.waitFor(() => client.get(JOBS, { namespace, name: `odd-${metadata.uid}` }), {
-      timeout: 40_000,
+      timeout: PATIENCE,
     })
     expect(JSON.stringify(job)).not.toContain('reboot')
     expect(JSON.stringify(job)).not.toContain('$(id)')
@@ -278,16 +282,16 @@ describe('What cannot be made says why', () => {
       '20 MiB',
     )
     await Promise.all(['a', 'b', 'c', 'd'].map(name => disk(namespace, name, { size: '1Mi' })))
-    // Which two of the four have a place is told by their age.
+    // Which two of the four have a place is told by their age; there is none then for the large one, either.
     await vi.waitFor(
       async () => {
         const { items } = await client.list(DISKS, { namespace })
         const reasons = items
           .map(({ status }) => status?.conditions?.find(({ type }) => type === 'Ready')?.reason)
           .sort()
-        expect(reasons).toEqual(['QuotaExceeded', 'Ready', 'Ready', 'Ready', 'TooManyDisks', 'TooManyDisks'])
+        expect(reasons).toEqual(['Ready', 'Ready', 'Ready', 'TooManyDisks', 'TooManyDisks', 'TooManyDisks'])
       },
-      { timeout: 40_000 },
+      { timeout: PATIENCE },
     )
     await client.patch(POOLS, { namespace, name: 'lab' }, 'merge', {
       spec: { quota: '100Mi', onDemand: { maxDisks: 100 } },
@@ -384,7 +388,7 @@ test('Nothing is written while nothing changes, and no user’s mistake left a s
       before = await versions()
       expect(before).toEqual(last)
     },
-    { timeout: 30_000, interval: 3000 },
+    { timeout: PATIENCE, interval: 3000 },
   )
   await new Promise(resolve => setTimeout(resolve, 5000))
   expect(await versions()).toEqual(before)

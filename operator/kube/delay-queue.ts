@@ -51,7 +51,7 @@ export class DelayQueue {
     clearTimeout(this.#timer)
     this.#timerAt = at
     // Rounded up: a timer that fires too early would find nothing due.
-    this.#timer = setTimeout(() => this.#fire(), Math.ceil(at - performance.now()))
+    this.#timer = setTimeout(() => this.#fire(), Math.max(0, Math.ceil(at - performance.now())))
   }
 
   #push(entry: { readonly key: string; readonly at: number }): void {
