@@ -69,7 +69,13 @@ async function startOperator() {
   return { child, says, said, ended, probe }
 }
 
-test('of two operators one acts; the other does when the first is killed, within 20 s, or when it stops, at once', async () => {
+// The 20 s are of a machine that is not busy with all else: it may be tried again.
+test('of two operators one acts; the other does when the first is killed, within 20 s, or when it stops, at once', {
+  retry: 2,
+  timeout: 120_000,
+}, async () => {
+  // Those of an earlier try.
+  for (const child of running) child.kill('SIGKILL')
   const first = await startOperator()
   await first.says('Acting')
   const second = await startOperator()
@@ -105,4 +111,4 @@ test('of two operators one acts; the other does when the first is killed, within
   await plane.client.update(LEASES, { ...lease, spec: { ...lease.spec, holderIdentity: 'thief' } })
   expect(await third.ended).toBe(1)
   expect(third.said).toContain('The Lease is lost')
-}, 120_000)
+})
