@@ -3,7 +3,9 @@ import { randomBytes } from 'node:crypto'
 import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { memoryBackend } from './test-backend.ts'
 import {
+  ask,
   assemble,
   BLOCK_STATUS,
   CACHE,
@@ -16,6 +18,8 @@ import {
   extendedWrite,
   FLAG,
   FLUSH,
+  GO,
+  goPayload,
   type RawClient,
   READ,
   readSimple,
@@ -221,6 +225,33 @@ describe.each(MODES)('With %s', (_, wishes) => {
     client.hangUp()
     expect(await client.rest()).toHaveLength(100 * replyLength)
     await allGone(server)
+  })
+})
+
+describe('A disk with blocks of 4096 bytes', () => {
+  const blockSizes = { minimum: 4096, preferred: 65_536, maximum: 8 * MIB }
+  const serveBlocks = () =>
+    serve({ backend: memoryBackend(Buffer.alloc(MIB), { blockSizes: () => blockSizes }) })
+
+  test('tells them to those who ask', async () => {
+    const client = await (await serveBlocks()).greeted()
+    const replies = await ask(client, GO, goPayload('disk', 3))
+    const sizes = replies.find(({ payload }) => payload.length === 14)?.payload as Buffer
+    expect([2, 6, 10].map(at => sizes.readUInt32BE(at))).toEqual([4096, 65_536, 8 * MIB])
+  })
+
+  test('refuses what is not aligned to them, also to those who did not ask, and goes on', async () => {
+    const client = await (await serveBlocks()).attached('disk')
+    for (const type of [READ, TRIM, CACHE, WRITE_ZEROES]) {
+      for (const range of [
+        { offset: 512, length: 4096 },
+        { offset: 4096, length: 512 },
+      ])
+        expect(await errorOf(client, compactRequest(type, range))).toBe(EINVAL)
+    }
+    expect(await errorOf(client, compactWrite(Buffer.alloc(512)))).toBe(EINVAL)
+    expect(await errorOf(client, compactWrite(Buffer.alloc(4096, 1), { offset: 8192 }))).toBe(OK)
+    expect(await readSimple(client, 8192, 4096)).toEqual(Buffer.alloc(4096, 1))
   })
 })
 
