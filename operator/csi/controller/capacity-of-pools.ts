@@ -1,6 +1,7 @@
 /** GetCapacity: how much of pools is left. */
 
 import { DISKPOOL_KIND, type DiskPool, parseDiskPool } from '../../../crds/diskpool.ts'
+import { InvalidSpecError } from '../../../crds/invalid-spec-error.ts'
 import { API_GROUP_VERSION } from '../../../crds/object.ts'
 import { DISK_POOLS } from '../../../crds/resources.ts'
 import type { KubeClient } from '../../kube/client.ts'
@@ -17,7 +18,14 @@ export const POOLS: Resource<DiskPool> = DISK_POOLS
  * where neither is known.
  */
 export function roomOf(pool: DiskPool): number | undefined {
-  const { quota } = parseDiskPool(pool).spec
+  let quota: number | undefined
+  try {
+    ;({ quota } = parseDiskPool(pool).spec)
+  } catch (error) {
+    if (!(error instanceof InvalidSpecError)) throw error
+    // The operator makes nothing in such a pool; its condition says why.
+    return 0
+  }
   const { provisioned = 0, free } = pool.status ?? {}
   return quota === undefined ? free : Math.max(0, quota - provisioned)
 }
