@@ -3,9 +3,8 @@ import type { DiskPool } from '../../crds/diskpool.ts'
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { Controllers, ControllersTerms } from '../cli/run.ts'
 import { actOnDisk } from '../disk/act.ts'
-import { observeDisk } from '../disk/observe.ts'
+import { observeDisk, planInPlace } from '../disk/observe.ts'
 import { isTrue } from '../disk/observed.ts'
-import { planDisk } from '../disk/plan.ts'
 import { startController } from '../kube/controller.ts'
 import type { KubeObject } from '../kube/objects.ts'
 import { type Priority, WorkQueue } from '../kube/queue.ts'
@@ -99,15 +98,11 @@ export function startControllers({ client, events, options, log }: ControllersTe
   async function reconcileDisk(key: string, signal: AbortSignal) {
     const seen = await observeDisk(world, key)
     if (!seen) return undefined
-    const { actions, requeueAfterMs } = planDisk(seen)
-    // From here to the end of the writes no other worker may give the same place away.
-    const { uid = '' } = seen.disk.metadata
-    const takesPlace = actions.some(({ kind }) => kind === 'start job')
-    if (takesPlace) world.starting.add(uid)
+    const { actions, requeueAfterMs } = planInPlace(world, seen)
     try {
       await actOnDisk({ world, events, settings, signal }, seen, actions)
     } finally {
-      world.starting.delete(uid)
+      world.starting.delete(seen.disk.metadata.uid ?? '')
     }
     return requeueAfterMs === undefined ? undefined : { requeueAfterMs }
   }

@@ -10,7 +10,8 @@ import { isOneNode } from '../pool/spares.ts'
 import { exportKeyOf, poolKeyOf, type World } from '../pool/world.ts'
 import { allot, type Claimant, type Refusal } from '../terms/allotment.ts'
 import { diskJobName, poolNames } from '../terms/names.ts'
-import { type DiskObserved, isTrue, type PoolView } from './observed.ts'
+import { type DiskAction, type DiskObserved, isTrue, type Plan, type PoolView } from './observed.ts'
+import { planDisk } from './plan.ts'
 
 /** A disk as it is seen, with what doing something for it needs beside. */
 export interface SeenDisk extends DiskObserved {
@@ -46,13 +47,36 @@ export async function observeDisk(world: World, key: string): Promise<SeenDisk |
       ...(isDeleted && { lost: await lostReason(world, disk, pool, claim, serverPod) }),
     },
     job: jobView,
-    refusal: isStarted(disk) || isDeleted ? undefined : refusalOf(world, disk, validPool),
-    nameHolder: isStarted(disk) || isDeleted ? undefined : nameHolder(world, disk),
     now: world.now(),
     validPool: validPool instanceof InvalidSpecError ? undefined : validPool,
     jobUid: job?.metadata.uid,
     isOneNode: isOneNode(claim),
   }
+}
+
+/**
+ * Plans for the disk with the place that it has in its pool at this moment. Without a wait from here to the entry in
+ * `world.starting`: two workers must not give the last place away twice. Who calls it takes the entry out again.
+ */
+export function planInPlace(world: World, seen: SeenDisk): Plan {
+  const { disk, validPool } = seen
+  const { uid = '', deletionTimestamp } = disk.metadata
+  if (isStarted(disk) || deletionTimestamp !== undefined) return planDisk(seen)
+  const plan = planDisk({
+    ...seen,
+    refusal: refusalOf(world, disk, validPool),
+    nameHolder: nameHolder(world, disk),
+  })
+  if (plan.actions.some(takesPlace)) world.starting.add(uid)
+  return plan
+}
+
+function takesPlace(action: DiskAction): boolean {
+  if (action.kind === 'start job') return true
+  return (
+    action.kind === 'status' &&
+    action.change.conditions?.some(({ type, status }) => type === 'Provisioned' && status === 'True') === true
+  )
 }
 
 const pools = new WeakMap<DiskPool, DiskPool | InvalidSpecError>()
@@ -152,12 +176,8 @@ function isStarted(disk: OnDemandDisk): boolean {
   return (disk.status?.attempts ?? 0) > 0 || isTrue(disk, 'Provisioned') || isTrue(disk, 'Formatted')
 }
 
-function refusalOf(
-  world: World,
-  disk: OnDemandDisk,
-  pool: DiskPool | InvalidSpecError | undefined,
-): Refusal | undefined {
-  if (!pool || pool instanceof InvalidSpecError) return undefined
+function refusalOf(world: World, disk: OnDemandDisk, pool: DiskPool | undefined): Refusal | undefined {
+  if (!pool) return undefined
   const { quota, onDemand } = pool.spec
   if (quota === undefined && onDemand.maxDisks === undefined) return undefined
   const all = world.disks
@@ -182,7 +202,7 @@ function nameHolder(world: World, disk: OnDemandDisk): string | undefined {
   const rivals = world.disks.byIndex('export', exportKeyOf(disk))
   if (rivals.length < 2) return undefined
   const rank = (each: OnDemandDisk) =>
-    `${isStarted(each) ? 0 : 1} ${each.metadata.creationTimestamp ?? ''} ${each.metadata.uid ?? ''}`
+    `${isStarted(each) || world.starting.has(each.metadata.uid ?? '') ? 0 : 1} ${each.metadata.creationTimestamp ?? ''} ${each.metadata.uid ?? ''}`
   const [first] = rivals.map(each => ({ each, rank: rank(each) })).sort((a, b) => (a.rank < b.rank ? -1 : 1))
   return first && first.each.metadata.uid !== disk.metadata.uid ? first.each.metadata.name : undefined
 }

@@ -12,8 +12,7 @@ import { keyOf, ObjectStore } from '../kube/store.ts'
 import { Fresh } from '../pool/fresh.ts'
 import { DISK_INDEXERS, DISKS, POD_INDEXERS, POOL_INDEXERS, type World } from '../pool/world.ts'
 import { actOnDisk } from './act.ts'
-import { observeDisk } from './observe.ts'
-import { planDisk } from './plan.ts'
+import { observeDisk, planInPlace } from './observe.ts'
 import { type Change, TestCluster } from './test-cluster.ts'
 
 const NAMESPACE = 'ns'
@@ -131,10 +130,16 @@ class Operator {
       const world = this.world(onCall)
       const seen = await observeDisk(world, key)
       if (!seen) return
-      await actOnDisk({ world, events: { record() {} }, settings: SETTINGS }, seen, planDisk(seen).actions)
+      await actOnDisk(
+        { world, events: { record() {} }, settings: SETTINGS },
+        seen,
+        planInPlace(world, seen).actions,
+      )
     } catch (error) {
       // As the work queue does: it comes back.
       if (!(error instanceof KubeError) && !(error instanceof Crash)) throw error
+    } finally {
+      this.#starting.clear()
     }
   }
 }
