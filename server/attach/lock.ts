@@ -7,7 +7,7 @@ import { lockByte } from '../linux/syscalls.ts'
 import { AttachError } from './attached-disk.ts'
 
 /** Devices that only administrators may open, and so lock. Their bytes are never touched. */
-const CARRIERS = ['/dev/loop-control', '/dev/nbd0']
+const CARRIERS = ['/dev/loop-control', '/dev/kmsg']
 const POLL_MS = 50
 const LIMIT_MS = 60_000
 
@@ -20,7 +20,7 @@ async function openCarrier(): Promise<FileHandle> {
       cause ??= error
     }
   }
-  const message = `Cannot open ${CARRIERS.join(' or ')}. Run this as root, on a kernel with loop devices or NBD.`
+  const message = `Cannot open ${CARRIERS.join(' or ')}. Run this as root, where /dev has one of them.`
   throw new AttachError('EACCES', message, { cause })
 }
 

@@ -1,0 +1,101 @@
+/** `attach --via nbd` on a kernel that has the driver: Debian's, in the emulated thin client. */
+import { writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { expect, test } from 'vitest'
+import { check, needPrograms, run, type ServerProcess, scratch, startServer } from '../harness.ts'
+import { COMMAND_LINE, makeGuestTree } from './guest.ts'
+
+/** Seconds. Node on an emulated processor takes 5 s to start, and many times that on a machine with much to do. */
+const BOOT_LIMIT = 1200
+const RESTARTS = 10
+
+/** A port of this machine that lets go of the thin client when it is told to. */
+async function signalPost() {
+  const server = createServer(socket => {
+    socket.on('error', () => undefined)
+    sockets.add(socket)
+  })
+  const sockets = new Set<{ destroy(): unknown }>()
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  const close = () => {
+    server.close()
+    for (const socket of sockets) socket.destroy()
+  }
+  return { port: (server.address() as { port: number }).port, close, [Symbol.dispose]: close }
+}
+
+test('A server that is killed and started again ten times goes unnoticed by a disk of the kernel driver', {
+  timeout: (BOOT_LIMIT + 120) * 1000,
+}, async context => {
+  context.skip(process.arch !== 'x64', `the thin client needs an x86-64 machine, this is ${process.arch}`)
+  await needPrograms(
+    context,
+    ...['qemu-system-x86_64', 'busybox', 'nbd-client', 'e2fsck', 'cpio', 'depmod', 'apt-get', 'fio'],
+  )
+  await using folder = await scratch()
+  await using tree = await scratch()
+  await using dir = await scratch()
+  using post = await signalPost()
+  await makeGuestTree(tree.path, ['fio'])
+  const options = ['--dir', dir.path, '--size', '256M']
+  let server: ServerProcess = await startServer(options)
+  await using _last = { [Symbol.asyncDispose]: () => server.kill() }
+  const { port } = server
+  const uri = `nbd://10.0.2.2:${port}/alice`
+
+  const script = join(folder.path, 'script')
+  await writeFile(
+    script,
+    `${COMMAND_LINE}
+     odd attach --via nbd --watch ${uri} >/tmp/device 2>/tmp/watch &
+     watcher=$!
+     until [ -s /tmp/device ]; do kill -0 $watcher || { cat /tmp/watch; exit 10; }; sleep 1; done
+     device=$(cat /tmp/device)
+     until grep -q Watching /tmp/watch; do sleep 1; done
+     [ "$(odd attach ${uri})" = $device ] || exit 11
+     odd attached
+     mount -t ext4 $device /mnt || exit 12
+     (nc 10.0.2.2 ${post.port} </dev/null >/dev/null; touch /tmp/enough) &
+     echo verifying
+     while [ ! -e /tmp/enough ]; do
+       fio --name=verify --directory=/mnt --size=8M --bsrange=4k-64k --rw=randwrite --direct=1 --ioengine=libaio \\
+         --iodepth=8 --verify=crc32c --verify_fatal=1 --do_verify=1 >/tmp/fio 2>&1 || { cat /tmp/fio; exit 13; }
+     done
+     cat /tmp/watch
+     umount /mnt || exit 14
+     kill $watcher; wait $watcher
+     [ -e /sys/block/\${device#/dev/}/pid ] || exit 15
+     odd detach ${uri} || exit 16
+     [ ! -e /sys/block/\${device#/dev/}/pid ] || exit 17
+     echo "attached now: $(odd attached)"`,
+  )
+
+  let restarting: Promise<void> | undefined
+  const restart = async () => {
+    for (let round = 0; round < RESTARTS; round++) {
+      await sleep(1000)
+      await server.kill()
+      server = await startServer(options, { port })
+      // The disk is in use again.
+      while (!server.log().includes('alice')) await sleep(100)
+    }
+    await sleep(1000)
+    post.close()
+  }
+  const booted = await run(join(import.meta.dirname, 'boot'), [script, `${BOOT_LIMIT}`, tree.path], {
+    timeout: (BOOT_LIMIT + 60) * 1000,
+    env: { MEMORY: '2048' },
+    onLine: line => {
+      if (line === 'verifying') restarting = restart()
+    },
+  })
+  expect(booted.status, booted.stdout).toBe(0)
+  await restarting
+  expect(booted.stdout).toMatch(new RegExp(`^/dev/nbd\\d+ +nbd +rw ${uri}$`, 'm'))
+  expect(booted.stdout.match(/The NBD server is back/g)).toHaveLength(RESTARTS)
+  expect(booted.stdout).toMatch(/^attached now: $/m)
+  expect(await server.stop()).toBe(0)
+  await check('e2fsck', ['-fn', join(dir.path, 'alice')])
+})
