@@ -33,7 +33,7 @@ export async function useCluster(): Promise<Cluster> {
   const proxy = spawn(
     join(import.meta.dirname, '../../hack/tools/node_modules/.bin/kubectl'),
     ['proxy', '--port=0'],
-    { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, KUBECONFIG: setup.kubeconfig } },
+    { stdio: ['ignore', 'pipe', 'ignore'], env: { ...process.env, KUBECONFIG: setup.kubeconfig } },
   )
   const base = await new Promise<string>((resolve, reject) => {
     proxy.once('error', reject)

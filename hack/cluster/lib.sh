@@ -58,8 +58,8 @@ start() {
   local name=$1
   shift
   ! alive "$name" || return 0
-  # A session of its own, so that it outlives this script and gets no ^C.
-  setsid "$@" >>"$logs/$name.log" 2>&1 </dev/null 8>&- &
+  # A session of its own, so that it outlives this script and gets no ^C; without the locks of whoever called.
+  setsid "$@" >>"$logs/$name.log" 2>&1 </dev/null 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&- &
   printf '%s %s\n' $! "$(start_time $!)" >"$pids/$name"
 }
 
