@@ -68,12 +68,10 @@ const HOW = 'or upgrade the release with uninstall.allowWithDisks=true to leave 
 async function uninstall() {
   if (ALLOW_WITH_DISKS === 'true') return 'Whatever disks and pools there are stay as they are.'
   const disks = await list('ondemanddisks')
-  if (disks.length > 0)
-    throw new Error(`Disks are left: ${told(disks)}. Delete them first, ${HOW}`)
+  if (disks.length > 0) throw new Error(`Disks are left: ${told(disks)}. Delete them first, ${HOW}`)
   const isOwn = ({ metadata }) => metadata.namespace === POOL_NAMESPACE && metadata.name === POOL
   const pools = (await list('diskpools')).filter(pool => !isOwn(pool))
-  if (pools.length > 0)
-    throw new Error(`Pools are left: ${told(pools)}. Delete them first, ${HOW}`)
+  if (pools.length > 0) throw new Error(`Pools are left: ${told(pools)}. Delete them first, ${HOW}`)
   if (POOL) {
     const path = `${GROUP}/namespaces/${POOL_NAMESPACE}/diskpools/${POOL}`
     await api('DELETE', path)
