@@ -35,7 +35,7 @@ export interface ReconcilerTerms {
   readonly uri: () => string | undefined
   readonly counted: { statusWrites: number }
   /** A disk's manifest, file or status is another one now. */
-  readonly onStep: (disk: OnDemandDisk) => void
+  readonly onStep: () => void
 }
 
 export interface DiskReconciler {
@@ -170,8 +170,11 @@ export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
   async function carryOut(disk: OnDemandDisk, uid: string, signal: AbortSignal): Promise<number | undefined> {
     const { actions, requeueAfterMs } = planDisk(await observe(disk, uid))
     let latest = disk
-    for (const action of actions) latest = await take(action, latest, uid, signal)
-    if (actions.length > 0) onStep(disk)
+    for (const action of actions) {
+      latest = await take(action, latest, uid, signal)
+      // At once: a client that waits for the manifest must not wait for the status as well.
+      onStep()
+    }
     const isMade = !isTrue(disk, 'Provisioned') && isTrue(latest, 'Provisioned')
     return isMade ? await carryOut(latest, uid, signal) : requeueAfterMs
   }
