@@ -4,14 +4,20 @@ import { becomes, condition, GROUP, pool, poolPath, ready, uriOf } from './disks
 import { type Cluster, eventually, type KubeObject, newNamespace, onCluster, useCluster } from './harness.ts'
 import { RELEASE_NAMESPACE } from './release.ts'
 
-/** Milliseconds from connect to first byte of a new disk where there is a spare: median of so many. */
-const WITH_SPARE = 50
+/** Connects to names with a spare for each; the median of their times is told in the run's log. */
 const MEASURED = 20
+/**
+ * With a spare nobody waits for a Job: the median is below this part of the time without one, however busy the
+ * machine is. Milliseconds would say more of the machine than of the product.
+ */
+const PART_OF_JOB = 1 / 3
 
 let cluster: Cluster
 let namespace: Awaited<ReturnType<typeof newNamespace>>
 let ns = ''
 let client: ClientPod
+/** Milliseconds to the first byte of a disk that a Job had to make. */
+let withoutSpare = Number.NaN
 
 const template = { size: '64Mi', filesystem: { type: 'ext4', label: 'home' } }
 
@@ -59,6 +65,7 @@ describe('Connecting to a name that there is not', () => {
   test('makes an object of it, and serves the disk once it is formatted', async () => {
     const uri = uriOf(ns, 'slow', 'Ann%20Lee')
     const [took] = (await client.python(CONNECT, uri)).trim().split('\n')
+    withoutSpare = Number(took)
     process.stdout.write(`Connect to first byte without a spare: ${took} ms\n`)
     const [made, ...others] = await disks('slow')
     expect(others).toEqual([])
@@ -96,7 +103,7 @@ describe('Connecting to a name that there is not', () => {
     expect(times).toHaveLength(MEASURED)
     expect((await disks('fast')).length).toBe(MEASURED)
     await eventually('new spares are made', 120_000, hasSpares(MEASURED))
-    expect(median).toBeLessThan(WITH_SPARE)
+    expect(median).toBeLessThan(withoutSpare * PART_OF_JOB)
   })
 
   test('stands for one disk however many ask for it at once', async () => {
