@@ -159,7 +159,18 @@ describe('Whatever crashes', () => {
 
     const files = await cluster.kubectl([
       ...['exec', '-n', ns, 'lab-0', '-c', 'nbd', '--'],
-      ...['find', '/pool/disks', '/pool/spares', '/pool/retained', '-mindepth', '1'],
+      // The staging folder stays, and has nothing in it.
+      ...[
+        'find',
+        '/pool/disks',
+        '/pool/spares',
+        '/pool/retained',
+        '-mindepth',
+        '1',
+        '-not',
+        '-name',
+        '.ondemand-disk',
+      ],
     ])
     expect(files).toBe('')
     const left = async (path: string) =>
