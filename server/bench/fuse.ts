@@ -118,7 +118,7 @@ async function mountAll(
         qemu(`driver=raw,file.driver=file,file.filename=${image}-2`),
       ),
     )
-    const nbdkit = ['nbdkit', '-s', '--exit-with-parent', 'file', `${image}-3`]
+    const nbdkit = ['nbdkit', '--exit-with-parent', 'file', `${image}-3`]
     all.push(await mountBy('nbdfuse', folder, path => ['nbdfuse', path, '[', ...nbdkit, ']']))
     return
   }
