@@ -120,6 +120,16 @@ test('A loop device on a file of a killed process fails, and can be detached', a
   await check('losetup', ['-d', device.device])
 })
 
+test('A file whose server is gone for good is unmounted all the same', async () => {
+  await using folder = await scratch()
+  await using dir = await scratch()
+  await using server = await startServer(['--dir', dir.path, '--size', '4M', '--type', 'ext2'])
+  await using file = await fuse(server.uri('alice'), folder.path, ['--writable'])
+  await check('dd', ['if=/dev/zero', `of=${file.path}`, 'bs=4k', 'count=1', 'conv=notrunc,fsync'])
+  await server.kill()
+  expect(await file.stop()).toBe(0)
+})
+
 test('Who waits for a server that is away can be killed, and is not disturbed by other signals', async () => {
   await using folder = await scratch()
   await using dir = await scratch()

@@ -14,7 +14,7 @@ import { codeOf } from '../client/errors.ts'
 import { connectReconnecting } from '../client/reconnecting.ts'
 import type { EventDevice } from '../fuse/event-device.ts'
 import { MAX_DATA } from '../fuse/exchange.ts'
-import { closeNbd, serveNbd } from '../fuse/export.ts'
+import { serveNbd } from '../fuse/export.ts'
 import { openDevice } from '../fuse/mount.ts'
 import { newState } from '../fuse/session.ts'
 import { mountDetached } from '../linux/detached-mount.ts'
@@ -139,7 +139,8 @@ async function run(): Promise<void> {
   closeSync(REPORT)
   closeSync(LOCK)
   await serving?.ended
-  await closeNbd(client, !readOnly)
+  // The loop device has flushed the file by closing it.
+  await client.close()
 }
 
 try {

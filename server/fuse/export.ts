@@ -120,8 +120,9 @@ export async function exportNbd(client: NbdClient, source: string, terms: Export
     checkNbd(client, terms)
     const mountpoint = await checkMountpoint(terms.mountpoint)
     const mounted = await mountFile(mountpoint, { ...terms, source })
+    // Whoever had the file open has flushed it by closing it, so nothing is left for the end to wait for.
     const serve = () => serveNbd(mounted.device, client, sessionTerms(terms, mounted.allowOther)).ended
-    return exported(mountpoint, mounted, serve, () => closeNbd(client, terms.writable))
+    return exported(mountpoint, mounted, serve, () => client.close())
   } catch (error) {
     client.destroy()
     throw error
@@ -143,15 +144,6 @@ export function serveNbd(original: number, client: NbdClient, terms: SessionTerm
   const device = openDevice('returns')
   cloneFuseDevice(device, original)
   return serveEvents(device, interrupt => new Session(disk, terms, interrupt))
-}
-
-/** Makes everything durable, and says goodbye. What cannot be made durable was not promised to anybody. */
-export async function closeNbd(client: NbdClient, writable: boolean): Promise<void> {
-  try {
-    if (writable && client.flags.canFlush) await client.flush()
-  } finally {
-    await client.close()
-  }
 }
 
 /** Serves a mount to its end. If it cannot be served, it is unmounted. */
