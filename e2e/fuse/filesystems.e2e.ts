@@ -66,7 +66,14 @@ test.for([
               '--bsrange=512-64k',
               '--rw=randwrite',
             ],
-            ...['--direct=1', '--ioengine=libaio', '--iodepth=16', '--verify=crc32c', '--verify_fatal=1'],
+            ...[
+              '--direct=1',
+              '--ioengine=libaio',
+              '--iodepth=16',
+              '--verify=crc32c',
+              '--verify_fatal=1',
+              '--verify_state_save=0',
+            ],
             ...[`--randseed=${seed}`, '--do_verify=1'],
           ],
           { timeout: LIMIT },
@@ -82,7 +89,7 @@ test.for([
           await sleep(100)
         expect(await allocated(image)).toBeLessThanOrEqual(full - 60 * MiB)
       }
-      expect(await file.stop()).toBe(0)
+      expect(await file.stop(), file.log()).toBe(0)
     }
     expect(await server.stop()).toBe(0)
     const [program, ...args] = CHECKS[type] ?? ['false']
