@@ -58,9 +58,11 @@ export async function obtainExport(
   peer: Peer,
   signal: AbortSignal,
 ): Promise<Export> {
+  await catalog.prepared(rawName)
   const found = catalog.resolve(rawName, peer)
   if (found.declare === undefined) return found
   await found.declare(peer, signal)
+  await catalog.prepared(rawName)
   const served = catalog.resolve(rawName, peer)
   if (served.declare === undefined) return served
   throw new ExportRefusal('unavailable', 'The disk was made, but is gone already. Try again.')

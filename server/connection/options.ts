@@ -251,6 +251,7 @@ async function info(
 ): Promise<Answer> {
   const request = decodeGo(payload)
   try {
+    await context.catalog.prepared(request.name)
     const served = context.catalog.resolve(request.name, context.client.peer)
     const probed = await probe(request.name, served, context)
     return { replies: [...informationOf(option, served, probed, request, state), ack(option)] }
@@ -273,18 +274,19 @@ function asksForBaseAllocation(option: number, query: string): boolean {
   return query === BASE_ALLOCATION || (option === OPT.LIST_META_CONTEXT && query === 'base:')
 }
 
-function metaContext(
+async function metaContext(
   option: number,
   payload: Buffer,
   state: NegotiationState,
   context: OptionContext,
-): Answer {
+): Promise<Answer> {
   const sets = option === OPT.SET_META_CONTEXT
   // Each call replaces the set of the one before, even when it fails.
   if (sets) state.metaContext = undefined
   if (state.framing === FRAMING.SIMPLE) throw new InvalidOption('Metadata contexts need structured replies.')
   const { name, queries } = decodeMetaContext(payload)
   try {
+    await context.catalog.prepared(name)
     context.catalog.resolve(name, context.client.peer)
   } catch (error) {
     return refuseExport(option, name, error, context)

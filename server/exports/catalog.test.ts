@@ -46,6 +46,7 @@ function declaredDisks(...disks: Export[]) {
   const declared: DeclaredDisks = {
     find: name => found.get(name),
     problem: name => problems.get(name),
+    prepared: () => undefined,
     owns: fileName => files.has(fileName),
     names: () => [...found.keys()].filter(name => !problems.has(name)),
   }

@@ -42,6 +42,8 @@ export interface DeclaredDisks {
   find(name: string): Export | undefined
   /** Why this name, though declared, cannot be served now. */
   problem(name: string): string | undefined
+  /** That the disk of this name, declared a moment ago, can be opened, or says why not; undefined: it is so far. */
+  prepared(name: string): Promise<void> | undefined
   /** Is the file of this name, under whatever export name, a declared disk's? */
   owns(fileName: string): boolean
   names(): readonly string[]
@@ -58,6 +60,11 @@ export interface CatalogSources {
 
 /** Names and their exports, as one client may see them. */
 export interface Catalog {
+  /**
+   * Waits for a disk that was declared a moment ago, which `resolve` would have to refuse.
+   * @throws ExportNameError
+   */
+  prepared(rawName: Uint8Array): Promise<void> | undefined
   /**
    * The export of a name as it came over the wire. Nothing is made or looked at on a disk.
    * @throws ExportNameError, ExportRefusal
@@ -148,6 +155,8 @@ export function createCatalog({ access, names, undeclared, declared }: CatalogSo
   }
 
   return {
+    prepared: rawName => declared?.prepared(parseName(rawName).name),
+
     resolve(rawName, peer) {
       const { name, requestedSize } = parseName(rawName)
       if (!isAdmitted(access, peer)) throw refusal(name, access, peer)

@@ -132,6 +132,11 @@ export class DeclaredDisk {
     return this.#deleting ? 'The disk is being deleted.' : (this.#manifestProblem ?? this.#ownProblem)
   }
 
+  /** Waits until it can be opened, or says why not; undefined: it is so far. */
+  get prepared(): Promise<void> | undefined {
+    return this.#doing === 'preparing' ? this.#ready : undefined
+  }
+
   /** How the disk is, for those who watch the server. */
   get report(): DiskReport {
     const spec = this.#spec

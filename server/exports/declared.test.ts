@@ -126,6 +126,16 @@ function filesystemSize(path: string): number {
 }
 
 describe('A declared disk', () => {
+  test('is waited for by whoever asks for it in the moment of its declaration', async () => {
+    const { disks } = await declare()
+    disks.update(stateOf({ soon: BLANK }))
+    expect(disks.problem('soon')).toMatch(/being prepared/)
+    await disks.prepared('soon')
+    expect(disks.problem('soon')).toBeUndefined()
+    expect(disks.prepared('soon')).toBeUndefined()
+    expect(disks.prepared('never')).toBeUndefined()
+  })
+
   test('is made with its filesystem, label and options', async () => {
     const { become, path, disks } = await declare()
     await become({

@@ -47,6 +47,7 @@ export function createDeclaredDisks(options: DeclaredOptions): DeclaredDisksCont
   return {
     find: name => disks.get(name)?.served,
     problem: name => disks.get(name)?.problem ?? refused.get(name)?.message,
+    prepared: name => disks.get(name)?.prepared,
     owns: fileName => options.files.isOwned(fileName),
     names: () => [...disks.values()].filter(({ problem }) => problem === undefined).map(({ name }) => name),
 
