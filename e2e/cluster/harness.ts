@@ -112,11 +112,19 @@ export async function newNamespace(
   const name = `${prefix}-${randomBytes(3).toString('hex')}`
   const labels = { 'pod-security.kubernetes.io/enforce': 'restricted' }
   await cluster.send('POST', '/api/v1/namespaces', { metadata: { name, labels } })
+  // No pod can be made before its service account, which a controller makes.
+  await eventually(`${name} has a service account`, 60_000, () =>
+    cluster.get(`/api/v1/namespaces/${name}/serviceaccounts/default`),
+  )
   return {
     name,
     async [Symbol.asyncDispose]() {
-      await cluster.kubectl(['delete', 'namespace', name, '--ignore-not-found', '--timeout=120s'], {
-        timeout: 130_000,
+      // The API server may be on its way up again.
+      await eventually(`${name} is gone`, 180_000, async () => {
+        await cluster.kubectl(['delete', 'namespace', name, '--ignore-not-found', '--timeout=120s'], {
+          timeout: 130_000,
+        })
+        return true
       })
     },
   }
