@@ -72,17 +72,22 @@ test('A server that is killed and started again ten times goes unnoticed by a di
      echo "attached now: $(odd attached)"`,
   )
 
-  let restarting: Promise<void> | undefined
+  let restarting: Promise<number> | undefined
+  let hasEnded = false
+  /** Returns how often the disk was in use again. */
   const restart = async () => {
     for (let round = 0; round < RESTARTS; round++) {
       await sleep(1000)
       await server.kill()
       server = await startServer(options, { port })
-      // The disk is in use again.
-      while (!server.log().includes('alice')) await sleep(100)
+      while (!server.log().includes('alice')) {
+        if (hasEnded) return round
+        await sleep(100)
+      }
     }
     await sleep(1000)
     post.close()
+    return RESTARTS
   }
   const booted = await run(join(import.meta.dirname, 'boot'), [script, `${BOOT_LIMIT}`, tree.path], {
     timeout: (BOOT_LIMIT + 60) * 1000,
@@ -91,10 +96,12 @@ test('A server that is killed and started again ten times goes unnoticed by a di
       if (line === 'verifying') restarting = restart()
     },
   })
+  hasEnded = true
+  const restarts = await restarting
   expect(booted.status, booted.stdout).toBe(0)
-  await restarting
+  expect(restarts, booted.stdout).toBe(RESTARTS)
   expect(booted.stdout).toMatch(new RegExp(`^/dev/nbd\\d+ +nbd +rw ${uri}$`, 'm'))
-  // That each new server had the disk in use again is told by its own log, above; one that is killed at once may go
+  // That each new server had the disk in use again is told by its own log, above. One that is killed at once may go
   // unseen by a watcher on an emulated processor.
   expect(booted.stdout.match(/The NBD server is back/g)?.length).toBeGreaterThan(RESTARTS / 2)
   expect(booted.stdout).toMatch(/^attached now: $/m)
