@@ -91,16 +91,26 @@ function program(command: string, args: readonly string[], started: RegExp): Pro
   }
 }
 
-/** Runs the Jobs: what a kubelet and the Job controller do, but with the volume in place of its mount. */
+/**
+ * Runs the Jobs: what a kubelet, the Job controller and the garbage collector do, but with the volume in place of its
+ * mount.
+ */
 function runJobs(plane: ControlPlane, volume: string, counts: Map<string, number>) {
   const underWay = new Set<Promise<void>>()
-  const known = new Set<string>()
+  /** By the Jobs' uid. */
+  const known = new Map<string, Promise<void>>()
   const { client } = plane
+
+  function follow(work: Promise<void>): Promise<void> {
+    const followed = work.finally(() => underWay.delete(followed))
+    underWay.add(followed)
+    return followed
+  }
 
   async function runJob(job: Job): Promise<void> {
     const { name, namespace } = job.metadata
     counts.set(name, (counts.get(name) ?? 0) + 1)
-    const beside = await mkdtemp(join(tmpdir(), 'ondemand-disk-job-'))
+    const beside = await mkdtemp(`${volume}-job-`)
     try {
       const map = await client.get<KubeObject & { data: Record<string, string> }>(
         { group: '', version: 'v1', kind: 'ConfigMap', plural: 'configmaps', namespaced: true },
@@ -138,16 +148,26 @@ function runJobs(plane: ControlPlane, volume: string, counts: Map<string, number
     }
   }
 
+  /** A Job that is deleted in the foreground goes when its Pod has gone. */
+  async function letGo({ metadata }: Job): Promise<void> {
+    await known.get(metadata.uid ?? '')
+    try {
+      await patience(() => client.patch(JOBS, metadata, 'merge', { metadata: { finalizers: null } }))
+    } catch (error) {
+      if (!hasCode(error, 'NotFound')) throw error
+    }
+  }
+
   const reflector = startReflector<Job>({
     client,
     resource: JOBS,
     namespace: NAMESPACE,
     onEvent({ type, object }) {
-      const { uid = '' } = object.metadata
-      if (type === 'deleted' || known.has(uid)) return
-      known.add(uid)
-      const work = patience(() => runJob(object)).finally(() => underWay.delete(work))
-      underWay.add(work)
+      const { uid = '', finalizers = [], deletionTimestamp } = object.metadata
+      if (type === 'deleted') return
+      if (!known.has(uid) && deletionTimestamp === undefined)
+        known.set(uid, follow(patience(() => runJob(object))))
+      if (finalizers.includes('foregroundDeletion')) follow(letGo(object))
     },
   })
   return {
