@@ -4,19 +4,21 @@
  *
  *     npm run bench                                  all rows, written to server/bench/results.md
  *     npm run bench -- --row randread --rounds 5     the rows whose name contains this; nothing is written
+ *     npm run bench -- --row randread --save         the same, and these rows of the file are replaced
+ *     npm run bench -- --before ../other-checkout    beside our own server out of another checkout
  *     npm run bench -- --list
  */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism, cpus, release, tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { makeAuthority } from '../client/test-certificates.ts'
 import { needDisk, needSparseDisks } from './disks.ts'
 import { outputOf } from './process.ts'
-import { type Rounds, rowText, tableText, verdictsOf } from './report.ts'
+import { mergedTable, type Rounds, rowText, tableText, verdictsOf } from './report.ts'
 import type { Measurement, Row } from './row.ts'
 import { ROWS } from './rows.ts'
-import { type Server, type ServerName, startServer } from './servers.ts'
+import { BEFORE, type Server, type ServerName, startServer } from './servers.ts'
 
 const RESULTS = join(import.meta.dirname, 'results.md')
 
@@ -27,6 +29,8 @@ interface Terms {
   readonly directory: string
   readonly scratch: string
   readonly certificates: string
+  /** Another checkout of ours, whose server is measured as well. */
+  readonly before: string | undefined
 }
 
 /** Runs one row: so many rounds, in each of which every server has its turn. */
@@ -41,7 +45,9 @@ async function runRow(row: Row, only: readonly string[], terms: Terms): Promise<
   const servers: Server[] = []
   const rounds = new Map<ServerName, Measurement[]>()
   try {
-    for (const name of row.servers) {
+    const all: ServerName[] = [...row.servers]
+    if (terms.before !== undefined) all.push(BEFORE)
+    for (const name of all) {
       if (only.length > 0 && !only.some(wanted => name.includes(wanted))) continue
       servers.push(
         await startServer(name, { ...terms, scratch, directory, disks: names, transport: row.transport }),
@@ -68,17 +74,25 @@ async function versions(): Promise<string> {
   return [`Node.js ${process.versions.node}`, ...text.trim().replaceAll('\t', ' ').split('\n')].join(', ')
 }
 
-async function hostText({ rounds, seconds }: Terms): Promise<string> {
+async function hostText(): Promise<string> {
   const host = `${availableParallelism()} x ${cpus()[0]?.model ?? 'an unknown processor'}, ${Math.round(totalmem() / 2 ** 30)} GiB, Linux ${release()}`
-  return `${host}; ${await versions()}; ${rounds} rounds of ${seconds} s in turn; median (least–most)`
+  return `${host}; ${await versions()}`
 }
 
-function writeResults(host: string, results: readonly { row: Row; rounds: Rounds }[]): void {
+/** Rows that were not measured keep what they had. */
+function writeResults(host: string, table: string): void {
+  const former = existsSync(RESULTS) ? readFileSync(RESULTS, 'utf8') : ''
   writeFileSync(
     RESULTS,
-    `# Side by side with nbdkit, qemu-nbd and nbd-server\n\nMeasured by \`npm run bench\` on ${host}.\n\n` +
-      "Each cell: the value, then the server's CPU time a request. Where the client uses 90 % of a core or more, " +
-      `the rate is the client's.\n\n${tableText(results)}`,
+    '# Side by side with nbdkit, qemu-nbd and nbd-server\n\n' +
+      `Measured by \`npm run bench\` on ${host}.\n\n` +
+      "Each cell: median (least–most) of the rounds, then the server's CPU time a request. Where the client uses " +
+      "90 % of a core or more, the rate is the client's. The last column has the ratios of the run before.\n\n" +
+      mergedTable(
+        former,
+        table,
+        ROWS.map(({ name }) => name),
+      ),
   )
 }
 
@@ -90,6 +104,8 @@ const { values } = parseArgs({
     seconds: { type: 'string', default: '1' },
     directory: { type: 'string', default: join(tmpdir(), 'ondemand-disk-bench') },
     list: { type: 'boolean', default: false },
+    save: { type: 'boolean', default: false },
+    before: { type: 'string' },
   },
 })
 const chosen = ROWS.filter(
@@ -101,23 +117,28 @@ const [rounds, seconds] = [Number(values.rounds), Number(values.seconds)]
 if (!Number.isInteger(rounds) || rounds < 1) throw new RangeError('--rounds is a whole number of at least 1.')
 if (!(seconds > 0)) throw new RangeError('--seconds is a number above 0.')
 
+// Without all the servers there is no ratio.
+const saves =
+  values.server.length === 0 && values.before === undefined && (values.save || values.row.length === 0)
+
 if (values.list) {
   for (const { name, how } of chosen) process.stdout.write(`${name.padEnd(24)} ${how}\n`)
 } else {
   const scratch = mkdtempSync(join(tmpdir(), 'ondemand-disk-bench-run-'))
   const certificates = join(scratch, 'server')
   makeAuthority(join(scratch, 'authority'), 'bench').issue(certificates, 'server', 'DNS:localhost')
-  const terms = { rounds, seconds, directory: values.directory, scratch, certificates }
+  const terms = { rounds, seconds, directory: values.directory, scratch, certificates, before: values.before }
+  const how = `${rounds} x ${seconds} s`
   const results: { row: Row; rounds: Rounds }[] = []
   try {
-    const host = await hostText(terms)
-    process.stdout.write(`${host}\n\n`)
+    const host = await hostText()
+    process.stdout.write(`${host}; ${how}\n\n`)
     for (const row of chosen) {
       const measured = await runRow(row, values.server, terms)
       results.push({ row, rounds: measured })
       process.stdout.write(`${rowText(row, measured)}\n`)
       // After each row: a run that is cut short has measured something all the same.
-      if (values.row.length === 0 && values.server.length === 0) writeResults(host, results)
+      if (saves) writeResults(host, tableText([{ row, rounds: measured }], how))
     }
     const missed = results.filter(({ row, rounds: measured }) => {
       const { value, cpu } = verdictsOf(row, measured)

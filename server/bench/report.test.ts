@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { rowText, spreadOf, tableText, verdictsOf } from './report.ts'
+import { mergedTable, rowText, spreadOf, tableText, verdictsOf } from './report.ts'
 import type { Measurement } from './row.ts'
 import { ROWS } from './rows.ts'
 import type { ServerName } from './servers.ts'
@@ -44,7 +44,34 @@ describe('The table', () => {
   test('says what was missed', () => {
     const row = rowOf('p99-beside-flushes')
     expect(rowText(row, rounds)).toContain('ratio 3.25 (<= 1) no')
-    expect(tableText([{ row, rounds }])).toContain('3.25 (<= 1) **no**')
+    expect(tableText([{ row, rounds }], '3 x 1 s')).toContain('3.25 (<= 1) **no**')
+  })
+
+  test('keeps the rows that were not measured anew, and the ratios of those that were', () => {
+    const [depth, flushes] = [rowOf('randread-4k-qd16'), rowOf('p99-beside-flushes')]
+    const names = ['randread-4k-qd16', 'p99-beside-flushes']
+    const former = tableText([{ row: flushes, rounds }], '5 x 1 s')
+    const slower = roundsOf({
+      'ondemand-disk': [{ value: 50, cpu: 5 }],
+      'nbdkit file': [{ value: 100, cpu: 10 }],
+    })
+    const first = mergedTable(`# Title\n\n${former}`, tableText([{ row: depth, rounds }], '3 x 1 s'), names)
+    expect(first).toBe(
+      tableText(
+        [
+          { row: depth, rounds },
+          { row: flushes, rounds },
+        ],
+        'x',
+      )
+        .replace('| x', '| 3 x 1 s')
+        .replace('| x', '| 5 x 1 s'),
+    )
+    const second = mergedTable(first, tableText([{ row: depth, rounds: slower }], '1 x 1 s'), names)
+    expect(second).toContain('| 1 x 1 s | 1.30; CPU 0.67 |')
+    expect(second).toContain('3.25 (<= 1) **no**')
+    // Rows that there are no longer.
+    expect(mergedTable(second, '', ['p99-beside-flushes'])).toBe(former)
   })
 
   test('has no two rows of one name', () => {

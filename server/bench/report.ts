@@ -1,6 +1,6 @@
 /** The table: for people who watch, and for results.md. */
 import type { Measurement, Row } from './row.ts'
-import type { ServerName } from './servers.ts'
+import { BEFORE, type ServerName } from './servers.ts'
 
 /** All measurements of a row, by server, in the order of the rounds. */
 export type Rounds = ReadonlyMap<ServerName, readonly Measurement[]>
@@ -36,7 +36,7 @@ function verdictOf(
   const medianOf = (measurements: readonly Measurement[]) =>
     spreadOf(measurements.map(pick).filter(value => value !== undefined)).median
   const peers = [...rounds]
-    .filter(([name]) => name !== ours)
+    .filter(([name]) => name !== ours && name !== BEFORE)
     .map(([, measurements]) => medianOf(measurements))
   const best = better === 'more' ? Math.max(...peers) : Math.min(...peers)
   const ratio = medianOf(rounds.get(ours) ?? []) / best
@@ -94,8 +94,13 @@ export function rowText(row: Row, rounds: Rounds): string {
   return `${row.name}: ${row.how}\n${lines.join('\n')}\n${ratios.replaceAll('**', '')}\n`
 }
 
-/** The whole table in Markdown. */
-export function tableText(results: readonly { row: Row; rounds: Rounds }[]): string {
+const HEAD = `\
+| row | unit | ondemand-disk | nbdkit | qemu-nbd | nbd-server | ratio (goal) | CPU ratio (goal) | client | rounds | run before |
+|---|---|---|---|---|---|---|---|---|---|---|
+`
+
+/** The whole table in Markdown. `how` long the rounds were: `5 x 1 s`. */
+export function tableText(results: readonly { row: Row; rounds: Rounds }[], how: string): string {
   const lines = results.map(({ row, rounds }) => {
     const cell = (name: ServerName) => {
       const measurements = rounds.get(name)
@@ -116,11 +121,39 @@ export function tableText(results: readonly { row: Row; rounds: Rounds }[]): str
       verdictText(value, row.better),
       verdictText(cpu, 'less'),
       busy.length > 0 ? `${spreadOf(busy).median.toFixed(0)} %` : '',
+      how,
+      '',
     ]
-    return `| ${cells.join(' | ')} |`
+    return `| ${cells.join(' | ')} |\n`
   })
-  return (
-    '| row | unit | ondemand-disk | nbdkit | qemu-nbd | nbd-server | ratio (goal) | CPU ratio (goal) | client |\n' +
-    `|---|---|---|---|---|---|---|---|---|\n${lines.join('\n')}\n`
+  return HEAD + lines.join('')
+}
+
+const [RATIO, CPU_RATIO, RUN_BEFORE] = [6, 7, 10]
+
+/** Cells of a table's rows, by the rows' names. */
+function cellsOf(table: string): Map<string, string[]> {
+  return new Map(
+    [...table.matchAll(/^\| ([\w-]+)<br>.*(?= \|$)/gm)].map(([line, name = '']) => [
+      name,
+      line.slice(2).split(' | '),
+    ]),
   )
+}
+
+/**
+ * Takes the rows of `latest` over into a table of before, or a file that has one. A row that both have tells in its
+ * last cell the ratios that it had before: how well two runs agree. Rows that are not in `names` are left out.
+ */
+export function mergedTable(former: string, latest: string, names: readonly string[]): string {
+  const [old, fresh] = [cellsOf(former), cellsOf(latest)]
+  const lines = names.flatMap(name => {
+    const [before, now] = [old.get(name), fresh.get(name)]
+    if (now === undefined) return before === undefined ? [] : [before]
+    const ratios = [before?.[RATIO], before?.[CPU_RATIO]].map(text => /^[\d.]+/.exec(text ?? '')?.[0])
+    if (ratios[0] !== undefined)
+      now[RUN_BEFORE] = `${ratios[0]}${ratios[1] === undefined ? '' : `; CPU ${ratios[1]}`}`
+    return [now]
+  })
+  return HEAD + lines.map(cells => `| ${cells.join(' | ')} |\n`).join('')
 }

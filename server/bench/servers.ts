@@ -6,9 +6,15 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { freePort, type Running, startListening } from './process.ts'
 
-/** In the order in which they take turns. */
-export const SERVERS = ['ondemand-disk', 'nbdkit file', 'nbdkit ondemand', 'qemu-nbd', 'nbd-server'] as const
-export type ServerName = (typeof SERVERS)[number]
+export type ServerName =
+  | 'ondemand-disk'
+  | 'nbdkit file'
+  | 'nbdkit ondemand'
+  | 'qemu-nbd'
+  | 'nbd-server'
+  | typeof BEFORE
+/** Our server as another checkout has it. */
+export const BEFORE = 'before'
 
 /** How the clients of a row reach the servers. */
 export type Transport = 'tcp' | 'unix' | 'tls'
@@ -24,6 +30,8 @@ export interface ServerTerms {
   readonly scratch: string
   /** Folder with ca-cert.pem, server-cert.pem and server-key.pem. */
   readonly certificates: string
+  /** Checkout that BEFORE is run from. */
+  readonly before: string | undefined
 }
 
 /** A server that a row is measured on. */
@@ -51,7 +59,7 @@ interface Endpoint {
   readonly transport: Transport
 }
 
-const main = join(import.meta.dirname, '../main.ts')
+const OWN_CHECKOUT = join(import.meta.dirname, '../..')
 
 function nbdkit({ port, socket, transport }: Endpoint, terms: ServerTerms, plugin: readonly string[]) {
   const where = transport === 'unix' ? ['-U', socket] : ['-i', '127.0.0.1', '-p', String(port)]
@@ -84,7 +92,7 @@ function nbdServer({ port, socket, transport }: Endpoint, terms: ServerTerms) {
   return ['nbd-server', '-C', file, '-p', pidFileOf(terms)]
 }
 
-function ours({ port, socket, transport }: Endpoint, terms: ServerTerms) {
+function ours({ port, socket, transport }: Endpoint, terms: ServerTerms, checkout: string) {
   const where = transport === 'unix' ? ['--unix', socket] : ['--listen', `127.0.0.1:${port}`]
   const { certificates, directory } = terms
   const file = (name: string) => join(certificates, name)
@@ -103,14 +111,16 @@ function ours({ port, socket, transport }: Endpoint, terms: ServerTerms) {
     'error',
   ]
   const disks = ['--dir', directory, '--no-create']
-  return [process.execPath, main, 'serve', ...disks, ...limits, ...where, ...tls]
+  return [process.execPath, join(checkout, 'server/main.ts'), 'serve', ...disks, ...limits, ...where, ...tls]
 }
 
 function programsOf(name: ServerName, terms: ServerTerms): Program[] {
   const { disks, directory } = terms
   switch (name) {
     case 'ondemand-disk':
-      return [{ disks, argv: endpoint => ours(endpoint, terms) }]
+      return [{ disks, argv: endpoint => ours(endpoint, terms, OWN_CHECKOUT) }]
+    case BEFORE:
+      return [{ disks, argv: endpoint => ours(endpoint, terms, terms.before ?? OWN_CHECKOUT) }]
     case 'nbdkit file':
       return [{ disks, argv: endpoint => nbdkit(endpoint, terms, ['file', `dir=${directory}`]) }]
     case 'nbdkit ondemand':
