@@ -33,7 +33,7 @@ export interface Receiver {
    */
   receive(buffer: Buffer, start: number, end: number): number
   /** How long more bytes may be waited for before those that are there are offered, in microseconds. */
-  readonly patience?: { readonly micros: number }
+  readonly gathering?: { readonly micros: number }
   /** True while no more bytes should be read; the receiver calls `channel.proceed()` when that ends. */
   readonly blocked: boolean
   /** The client has sent its last byte. */
@@ -271,8 +271,8 @@ export class Channel {
 
   #received(arrived: number): boolean {
     if (this.#closing) return true
-    const patience = this.#secured === undefined ? (this.#receiver?.patience?.micros ?? 0) : 0
-    const length = patience > 0 && arrived < RECEIVE_BYTES / 2 ? this.#gather(arrived, patience) : arrived
+    const wait = this.#secured === undefined ? (this.#receiver?.gathering?.micros ?? 0) : 0
+    const length = wait > 0 && arrived < RECEIVE_BYTES / 2 ? this.#gather(arrived, wait) : arrived
     const leftover = this.#leftover
     const start = MAX_LEFTOVER - (leftover?.length ?? 0)
     if (leftover !== undefined) {

@@ -12,11 +12,11 @@ import { decodeStatusPayload, MAX_STATUS_PAYLOAD } from './block-status.ts'
 import { bytesLent, HEADER_ROOM, MAX_DATA, takeBuffer } from './buffers.ts'
 import { BulkRead } from './bulk-read.ts'
 import type { Channel, Receiver } from './channel.ts'
+import { Gathering } from './gathering.ts'
 import { type OpenedDisk, transmissionFlags } from './opened-disk.ts'
 import { startOperation } from './operations.ts'
 import { outbox, outboxIsFull, sendOutbox } from './outbox.ts'
 import { hasPayload, parseRequest } from './parse-request.ts'
-import { Patience } from './patience.ts'
 import { dataStart, replyFailure, replyFinished, replyRead, replySuccess } from './replies.ts'
 import { ClientGone, follow, Request, type RequestOwner, takePiece, takeRequest } from './request.ts'
 import { Throttle } from './throttle.ts'
@@ -50,7 +50,7 @@ export class Transmission implements Receiver, RequestOwner {
   readonly #onImmediate = () => this.#nextTurn()
   #immediate = false
   readonly #turn = new Turn()
-  readonly patience = new Patience()
+  readonly gathering = new Gathering()
   #stopping = false
   /** No further request will be served: DISC, end of stream, or the server's own decision. */
   #hungUp = false
@@ -131,7 +131,7 @@ export class Transmission implements Receiver, RequestOwner {
       // Also after a violation of the protocol: what stays in the outbox would go to another client.
       this.#send()
     }
-    this.patience.note(this.#turn.requests, this.#parsed.startedAt)
+    this.gathering.note(this.#turn.requests, this.#parsed.startedAt)
     if (this.#turn.isOver) this.#schedule()
     if (!this.#hungUp) return at
     this.#endWhenIdle()

@@ -19,7 +19,7 @@ const BUSY_MS = 0.15
  * Tries the wait on a connection that is busy, keeps it where it brings requests together, and tries ever more
  * seldom where it does not: a client with one request under way loses nothing to speak of.
  */
-export class Patience {
+export class Gathering {
   /** Microseconds to wait before the next batch; 0: not at all. */
   micros = 0
   #batches = 0

@@ -1,19 +1,19 @@
 import { writeSync } from 'node:fs'
 import { describe, expect, test, vi } from 'vitest'
 import { nap } from '../linux/syscalls.ts'
-import { Patience, WAIT_US } from './patience.ts'
+import { Gathering, WAIT_US } from './gathering.ts'
 import { type RawClient, READ, request, takeSimple } from './test-client.ts'
 import { allGone, MIB, serve } from './test-server.ts'
 
 vi.mock('../linux/syscalls.ts', { spy: true })
 
 /** Tells of so many batches of equal size, `apart` ms from each other; returns how many of them were waited for. */
-function waitsOver(patience: Patience, batches: number, requests: number, apart = 0.05): number {
+function waitsOver(gathering: Gathering, batches: number, requests: number, apart = 0.05): number {
   let waited = 0
   for (let batch = 0; batch < batches; batch++) {
-    if (patience.micros > 0) waited++
+    if (gathering.micros > 0) waited++
     now += apart
-    patience.note(requests, now)
+    gathering.note(requests, now)
   }
   return waited
 }
@@ -21,23 +21,23 @@ let now = 0
 
 describe('Waiting for more requests', () => {
   test('is kept where it brings many together, and given up when it no longer does', () => {
-    const patience = new Patience()
-    expect(patience.micros).toBe(0)
-    waitsOver(patience, 64, 2)
-    expect(patience.micros).toBe(WAIT_US)
-    expect(waitsOver(patience, 1000, 12)).toBe(1000)
-    waitsOver(patience, 600, 1)
-    expect(patience.micros).toBe(0)
+    const gathering = new Gathering()
+    expect(gathering.micros).toBe(0)
+    waitsOver(gathering, 64, 2)
+    expect(gathering.micros).toBe(WAIT_US)
+    expect(waitsOver(gathering, 1000, 12)).toBe(1000)
+    waitsOver(gathering, 600, 1)
+    expect(gathering.micros).toBe(0)
   })
 
   test('is tried ever more seldom on a client with one request under way', () => {
-    const waited = waitsOver(new Patience(), 100_000, 1)
+    const waited = waitsOver(new Gathering(), 100_000, 1)
     expect(waited).toBeGreaterThan(0)
     expect(waited).toBeLessThan(100_000 / 400)
   })
 
   test('is not tried on a client that asks now and then', () => {
-    expect(waitsOver(new Patience(), 10_000, 20, 1)).toBe(0)
+    expect(waitsOver(new Gathering(), 10_000, 20, 1)).toBe(0)
   })
 })
 
@@ -48,7 +48,7 @@ function whileWaiting(arrive: () => void): () => number {
     waits++
     arrive()
   })
-  vi.spyOn(Patience.prototype, 'note').mockImplementation(function (this: Patience) {
+  vi.spyOn(Gathering.prototype, 'note').mockImplementation(function (this: Gathering) {
     this.micros = WAIT_US
   })
   return () => waits
