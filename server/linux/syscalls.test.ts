@@ -31,6 +31,7 @@ import {
   lastErrno,
   lockFile,
   lseek,
+  nap,
   peerProcess,
   peerState,
   pread,
@@ -41,6 +42,7 @@ import {
   tryPreadCached,
   trySend,
   unlockFile,
+  voluntarySwitches,
 } from './syscalls.ts'
 
 function makeDirectory(): string {
@@ -405,4 +407,18 @@ describe('Error numbers', () => {
     })
     expect(new SystemCallError('x', 1).message).toBe('x failed with EPERM')
   })
+})
+
+test('A thread that sleeps has done so by itself; one that works has not', () => {
+  const sleepsIn = (work: () => void) => {
+    const before = voluntarySwitches()
+    work()
+    return voluntarySwitches() - before
+  }
+  const spin = () => {
+    for (const until = performance.now() + 1; performance.now() < until; );
+  }
+  expect(sleepsIn(() => nap(200))).toBeGreaterThan(0)
+  // The garbage collector may sleep as well, but not each time.
+  expect(Math.min(...Array.from({ length: 20 }, () => sleepsIn(spin)))).toBe(0)
 })

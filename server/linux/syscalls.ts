@@ -57,6 +57,7 @@ const getsockopt = declare<[number, number, number, number, number]>(
   'int getsockopt(int fd, int level, int name, int64_t value, int64_t length)',
 )
 const poll = declare<[number, number, number]>('int poll(int64_t descriptors, uint64_t count, int timeout)')
+const getrusage = declare<[number, number]>('int getrusage(int who, int64_t usage)')
 const renameat2 = libc.func(
   'int renameat2(int oldDirectory, const char *from, int newDirectory, const char *to, uint32_t flags)',
 ) as unknown as (
@@ -157,6 +158,18 @@ export function nap(micros: number): void {
   scratchWords.fill(0, 0, 4)
   scratchWords[2] = Math.min(micros, 1000) * 1000
   nanosleep(scratchAddress, 0)
+}
+
+const RUSAGE_THREAD = 1
+/** struct rusage, and where in it ru_nvcsw stands: behind two times and twelve counters. */
+const rusage = Buffer.alloc(144)
+const rusageAddress = addressOf(rusage)
+const RU_NVCSW = 128
+
+/** How often the calling thread has gone to sleep by itself, and not lost the processor to another; modulo 2^32. */
+export function voluntarySwitches(): number {
+  if (getrusage(RUSAGE_THREAD, rusageAddress) !== 0) throw new SystemCallError('getrusage', lastErrno())
+  return rusage.readUInt32LE(RU_NVCSW)
 }
 
 const F_OFD_SETLK = 37

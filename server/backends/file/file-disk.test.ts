@@ -10,7 +10,7 @@ import { KEEP, openDisk, operate, PUNCH, settled } from './test-disk.ts'
 import { directoryOn, loopDevice } from './test-filesystem.ts'
 
 // What else this machine writes must not decide which way our writes take.
-vi.mock('./write-pressure.ts', () => ({ mayWriteNow: () => true, noteWrite: () => {} }))
+vi.mock('./write-pressure.ts', () => ({ mayWriteNow: () => true, beginWrite: () => 0, endWrite: () => {} }))
 
 const KIB = 1024
 const MIB = 2 ** 20

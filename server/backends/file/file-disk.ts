@@ -11,7 +11,7 @@ import { Lane } from './disk-queue.ts'
 import { fileExtents } from './file-extents.ts'
 import { type FileJob, takeJob } from './file-job.ts'
 import { GroupFlush } from './group-flush.ts'
-import { mayWriteNow, noteWrite } from './write-pressure.ts'
+import { beginWrite, endWrite, mayWriteNow } from './write-pressure.ts'
 
 const PAGE = 4096
 /** Reads and writes above this, in bytes, would hold the event loop too long. */
@@ -156,9 +156,9 @@ export const fileOperations = {
 
   pwriteNow(disk: FileDisk, source: Buffer, start: number, length: number, offset: number): number {
     if (!mayWriteImmediately(disk, length, offset)) return 0
-    const startedAt = performance.now()
+    const startedAt = beginWrite()
     const written = pwrite(disk.fd, cachedAddress(source) + start, length, offset)
-    noteWrite(startedAt)
+    endWrite(startedAt)
     return Math.max(0, written)
   },
 

@@ -1,16 +1,14 @@
 /**
  * Tells when a buffered write may be made on the event loop. The kernel puts a writer to sleep once
  * dirty memory passes the middle between its two thresholds (balance_dirty_pages); near there, and for
- * a while after any write that took long, writes go to the thread pool instead.
+ * a while after writes that slept, writes go to the thread pool instead.
  */
 import { openSync, readSync } from 'node:fs'
+import { voluntarySwitches } from '../../linux/syscalls.ts'
+import { SlowWrites } from './slow-writes.ts'
 
 /** Bytes written between two looks at the kernel's counters. */
 const SAMPLE_BYTES = 16 * 2 ** 20
-/** A write on the event loop that took longer, in ms, was put to sleep. */
-const SLOW_WRITE_MS = 2
-/** How long writes then stay off the event loop, in ms. */
-const RECOVERY_MS = 1000
 /** Share of the kernel's free-running level up to which writes run on the event loop. */
 const MARGIN = 0.8
 
@@ -44,7 +42,7 @@ let vmstat: number | undefined
 const text = Buffer.allocUnsafeSlow(16_384)
 let sinceSample = SAMPLE_BYTES
 let free = true
-let slowUntil = 0
+const slowWrites = new SlowWrites(voluntarySwitches)
 
 function sample(): boolean {
   try {
@@ -64,12 +62,18 @@ export function mayWriteNow(bytes: number): boolean {
     sinceSample = 0
     free = sample()
   }
-  return free && (slowUntil === 0 || performance.now() >= slowUntil)
+  return free && slowWrites.mayWrite(performance.now())
 }
 
-/** Tells how long a write on the event loop took, from performance.now() before it. */
-export function noteWrite(startedAt: number): void {
+/** A write on the event loop begins; returns when. */
+export function beginWrite(): number {
   const now = performance.now()
-  if (now - startedAt > SLOW_WRITE_MS) slowUntil = now + RECOVERY_MS
-  else if (slowUntil !== 0 && now >= slowUntil) slowUntil = 0
+  slowWrites.begin(now)
+  return now
+}
+
+/** It has ended, having begun at `startedAt`. */
+export function endWrite(startedAt: number): void {
+  // What made it wait may show in the counters by now.
+  if (slowWrites.end(startedAt, performance.now())) sinceSample = SAMPLE_BYTES
 }
