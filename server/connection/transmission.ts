@@ -115,8 +115,9 @@ export class Transmission implements Receiver, RequestOwner {
   }
 
   receive(buffer: Buffer, start: number, end: number): number {
-    this.#turn.begin()
-    this.#parsed.startedAt = this.#recorder.beginTurn()
+    const now = this.#recorder.beginTurn()
+    this.#parsed.startedAt = now
+    this.#turn.begin(now)
     let at = start
     try {
       while (!this.#hungUp && !this.blocked) {
@@ -181,7 +182,7 @@ export class Transmission implements Receiver, RequestOwner {
 
   #nextTurn(): void {
     this.#immediate = false
-    this.#turn.begin()
+    this.#turn.begin(performance.now())
     this.#replyToFinished()
     this.#endWhenIdle()
     if (!this.blocked && !this.#hungUp) this.#channel.proceed()
@@ -278,6 +279,7 @@ export class Transmission implements Receiver, RequestOwner {
     } catch (error) {
       request.complete(error)
     }
+    this.#turn.missed()
   }
 
   #readInBulk(): void {
