@@ -3,10 +3,9 @@ import packageJson from '../../package.json' with { type: 'json' }
 import { createLog, type Log } from '../../server/cli/log.ts'
 import type { ListenAddress } from '../../server/cli/option-values.ts'
 import type { LogLevel } from '../../server/cli/serve-option-table.ts'
-import { type Readiness, serveMetrics } from '../../server/metrics/endpoint.ts'
-import { measureEventLoopDelay } from '../../server/metrics/event-loop-delay.ts'
+import type { Readiness } from '../../server/metrics/endpoint.ts'
 import type { Family } from '../../server/metrics/exposition.ts'
-import { processFamilies } from '../../server/metrics/process-families.ts'
+import { serveProgramMetrics } from '../../server/metrics/program-endpoint.ts'
 import { createClient, type KubeClient } from '../kube/client.ts'
 import { findCluster } from '../kube/cluster.ts'
 import { httpTransport } from '../kube/http-transport.ts'
@@ -71,25 +70,14 @@ export async function openEndpoint(
   log: Log,
 ): Promise<{ close(): Promise<void> }> {
   if (address === undefined) return { close: async () => {} }
-  const delay = measureEventLoopDelay()
-  try {
-    const own = processFamilies({ version: packageJson.version })
-    const server = await serveMetrics(address, {
-      families: [...families, ...own, delay.family],
-      readiness,
-      onError: error => log.error(reasonOf(error), 'The metrics cannot be served'),
-    })
-    log.info({ uri: server.uri }, 'Serving metrics')
-    return {
-      async close() {
-        delay.close()
-        await server.close()
-      },
-    }
-  } catch (error) {
-    delay.close()
-    throw error
-  }
+  const server = await serveProgramMetrics(address, {
+    version: packageJson.version,
+    families,
+    readiness,
+    onError: error => log.error(reasonOf(error), 'The metrics cannot be served'),
+  })
+  log.info({ uri: server.uri }, 'Serving metrics')
+  return server
 }
 
 /** Aborted by the first signal that asks the program to end; the second ends it at once. */

@@ -3,9 +3,8 @@ import packageJson from '../../package.json' with { type: 'json' }
 import { CreationAbortedError } from '../backends/disks/errors.ts'
 import { diskQueue } from '../backends/file/disk-queue.ts'
 import { reasonOf } from '../connection/session.ts'
-import { type Readiness, serveMetrics } from '../metrics/endpoint.ts'
-import { measureEventLoopDelay } from '../metrics/event-loop-delay.ts'
-import { processFamilies } from '../metrics/process-families.ts'
+import type { Readiness } from '../metrics/endpoint.ts'
+import { serveProgramMetrics } from '../metrics/program-endpoint.ts'
 import { type ServerMetrics, serverFamilies } from '../metrics/server-metrics.ts'
 import { createStatusPage } from '../metrics/status-page.ts'
 import type { Log } from './log.ts'
@@ -33,24 +32,14 @@ export async function openMetricsEndpoint(
   readiness: () => Readiness,
   log: Log,
 ): Promise<{ close(): Promise<void> }> {
-  const delay = measureEventLoopDelay()
-  const own = processFamilies({ version: packageJson.version, queueLength: () => diskQueue.waiting })
-  try {
-    const server = await serveMetrics(address, {
-      families: [...serverFamilies(metrics), ...own, delay.family],
-      statusPage: createStatusPage(metrics, readiness),
-      readiness,
-      onError: error => log.error(reasonOf(error), 'The metrics cannot be served'),
-    })
-    log.info({ uri: server.uri }, 'Serving metrics')
-    return {
-      async close() {
-        delay.close()
-        await server.close()
-      },
-    }
-  } catch (error) {
-    delay.close()
-    throw error
-  }
+  const server = await serveProgramMetrics(address, {
+    version: packageJson.version,
+    queueLength: () => diskQueue.waiting,
+    families: serverFamilies(metrics),
+    statusPage: createStatusPage(metrics, readiness),
+    readiness,
+    onError: error => log.error(reasonOf(error), 'The metrics cannot be served'),
+  })
+  log.info({ uri: server.uri }, 'Serving metrics')
+  return server
 }
