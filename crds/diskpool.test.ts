@@ -80,10 +80,12 @@ test("the template's schema is that of a disk's spec, without names and without 
   const disk = schemaOf('ondemanddisk')
   const { poolName: _, exportName: __, ...properties } = disk.properties
   const { 'x-kubernetes-validations': ___, ...size } = properties.size
+  // They are given for one disk, one by one.
+  const { tickets: ____, ...access } = properties.access.properties
   expect(schemaOf('diskpool').properties.onDemand.properties.template).toEqual({
     description: expect.any(String),
     type: 'object',
-    properties: { ...properties, size },
+    properties: { ...properties, size, access: { ...properties.access, properties: access } },
     allOf: disk.allOf,
     'x-kubernetes-validations': disk['x-kubernetes-validations'].filter(
       (validation: { rule: string }) => !isOfTransition(validation),

@@ -50,6 +50,8 @@ export interface AccessSpec {
   readonly deny: readonly string[]
   /** Connections of one client address at once. */
   readonly connections: number
+  /** Absent or empty: nobody needs one, and nobody has one. */
+  readonly tickets?: readonly string[]
 }
 
 /** Absent: no limit. */

@@ -3,6 +3,9 @@
  * kernel each time; nothing is written down.
  */
 
+import { readFile } from 'node:fs/promises'
+import { basename } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { formatNbdUri } from '../client/canonical-uri.ts'
 import { NbdError } from '../client/errors.ts'
 import { type NbdUri, parseNbdUri } from '../client/uri.ts'
@@ -10,7 +13,7 @@ import { readMounts } from '../fuse/mountinfo.ts'
 import { AttachError, type AttachedDisk, type AttachTerms, type Way } from './attached-disk.ts'
 import { lockUri } from './lock.ts'
 import { findDaemons } from './processes.ts'
-import { attachByFuse, detachByFuse, isClaimed } from './via-fuse.ts'
+import { attachByFuse, detachByFuse, isClaimed, renewByFuse } from './via-fuse.ts'
 import {
   attachByNbd,
   detachByNbd,
@@ -116,6 +119,33 @@ export async function detach(
     return true
   } finally {
     await lock.close()
+  }
+}
+
+const SECTOR = 512
+const POLL_MS = 50
+
+/** Bytes that the device has. */
+export async function sizeOf(device: string): Promise<number> {
+  return SECTOR * Number(await readFile(`/sys/class/block/${basename(device)}/size`, 'utf8'))
+}
+
+/**
+ * Lets a device that is in use grow with its export. Returns its bytes when there are `wanted`, or when `signal` is
+ * aborted.
+ * @throws AttachError ENOTSUP: via nbd it has its size from its attachment
+ */
+export async function growDevice(disk: AttachedDisk, wanted: number, signal: AbortSignal): Promise<number> {
+  const before = await sizeOf(disk.device)
+  if (before >= wanted) return before
+  if (disk.via === 'nbd') {
+    throw new AttachError('ENOTSUP', `${disk.device} keeps its size until it is attached anew.`)
+  }
+  renewByFuse(disk)
+  for (;;) {
+    const size = await sizeOf(disk.device)
+    if (size >= wanted || signal.aborted) return size
+    await sleep(POLL_MS, undefined, { signal }).catch(() => undefined)
   }
 }
 

@@ -7,6 +7,8 @@ export interface AttachedDisk {
   /** The URI of the export in its one form (`formatNbdUri`). */
   readonly uri: string
   readonly readOnly: boolean
+  /** What whoever attached it calls it. */
+  readonly tag?: string
   /** The process that serves the device, where there is one. */
   readonly pid?: number
 }
@@ -18,6 +20,10 @@ export interface AttachTerms {
   readonly readOnly: boolean
   /** How long the server may be away before errors are answered, in ms; undefined: for ever. */
   readonly deadAfterMs?: number | undefined
+  /** By which it can be told apart from others; without white space. */
+  readonly tag?: string | undefined
+  /** Makes of the command of a process that is to outlive this one the command that starts it. Default: as it is. */
+  readonly launch?: ((program: string, args: readonly string[]) => readonly [string, ...string[]]) | undefined
 }
 
 /** A disk cannot be attached or detached. */

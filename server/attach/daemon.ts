@@ -1,16 +1,20 @@
 /**
- * The process behind a disk that is attached by FUSE: `daemon.ts URI ro|rw never|MS`. It outlives whoever
+ * The process behind a disk that is attached by FUSE: `daemon.ts URI ro|rw never|MS [TAG]`. It outlives whoever
  * started it, and is told apart by its arguments. Nothing of it is in the tree of mounts: the file that it
  * serves is known to the loop device only, and the loop device lives as long as somebody has it open, so that
  * a process that is killed leaves nothing.
+ *
+ * SIGUSR2 lets it look whether the export has grown.
  *
  * On descriptor 3 it says, as one line of JSON, which device it serves, or why it cannot. Descriptor 4 is a
  * lock that is held until then.
  */
 import { closeSync, constants, writeFileSync, writeSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { TICKET_WITHDRAWN } from '../../crds/ticket.ts'
 import type { NbdClient } from '../client/client.ts'
-import { codeOf } from '../client/errors.ts'
+import { codeOf, RefusedError } from '../client/errors.ts'
 import { connectReconnecting } from '../client/reconnecting.ts'
 import type { EventDevice } from '../fuse/event-device.ts'
 import { MAX_DATA } from '../fuse/exchange.ts'
@@ -18,7 +22,7 @@ import { serveNbd } from '../fuse/export.ts'
 import { openDevice } from '../fuse/mount.ts'
 import { newState } from '../fuse/session.ts'
 import { mountDetached } from '../linux/detached-mount.ts'
-import { configureLoop, freeLoopDevice } from '../linux/loop.ts'
+import { configureLoop, freeLoopDevice, refreshLoopSize } from '../linux/loop.ts'
 import { becomeIoFlusher } from '../linux/process.ts'
 
 const REPORT = 3
@@ -27,6 +31,8 @@ const [, , uri = '', mode = '', deadAfter = ''] = process.argv
 const readOnly = mode === 'ro'
 /** The longest that a timer can be set for; after that the device answers by errors until the server is back. */
 const FOR_EVER = 2 ** 31 - 1
+/** Leads to a file without having it open (fcntl.h, the same on all processors but Alpha, PA-RISC and SPARC). */
+const O_PATH = 0o10000000
 
 /** The kernel's log is where drivers of disks say what happens to them. */
 function log(level: 3 | 4 | 6, message: string): void {
@@ -72,7 +78,14 @@ async function takeLoopDevice(): Promise<{ path: string; handle: FileHandle }> {
   }
 }
 
-async function serve(client: NbdClient): Promise<{ path: string; handle: FileHandle }> {
+/** What is served: the loop device, and the file behind it, by which its size is asked for. */
+interface Served {
+  readonly path: string
+  readonly handle: FileHandle
+  readonly file: FileHandle
+}
+
+async function serve(client: NbdClient): Promise<Served> {
   if (!readOnly && client.flags.readOnly) {
     throw Object.assign(new Error('The NBD server allows reading only; attach with --read-only.'), {
       code: 'EROFS',
@@ -87,8 +100,9 @@ async function serve(client: NbdClient): Promise<{ path: string; handle: FileHan
     const file = await startFile(client, device, state)
     try {
       await configureLoop(handle.fd, file.fd, readOnly, uri)
+      const known = await open(`/proc/self/fd/${file.fd}`, O_PATH)
       await file.close()
-      return { path, handle }
+      return { path, handle, file: known }
     } catch (error) {
       await file.close()
       await serving?.ended
@@ -109,33 +123,54 @@ function startFile(
   return opening
 }
 
+/** The kernel keeps what it knows of a file for a second. */
+const KNOWN_MS = 100
+
+/** Gives the device the size that the export has, once the server is connected anew and the kernel knows it. */
+async function followSize(client: NbdClient, { handle, file }: Served): Promise<void> {
+  while ((await file.stat()).size !== client.size) await sleep(KNOWN_MS)
+  await refreshLoopSize(handle.fd)
+  log(6, `the device has ${client.size} bytes`)
+}
+
 async function run(): Promise<void> {
   process.chdir('/')
   becomeIoFlusher()
   process.on('SIGHUP', () => undefined)
+  let loop: Served | undefined
   const client = await connectReconnecting(uri, {
     retryMs: deadAfter === 'never' ? FOR_EVER : Number(deadAfter),
     unaligned: 'read-modify-write',
+    isFinal: error => error instanceof RefusedError && error.message.includes(TICKET_WITHDRAWN),
     onLost: error => log(4, `lost the server (${error.message}); waiting for it`),
-    onReconnected: ms => log(6, `the server is back after ${Math.round(ms)} ms`),
+    onReconnected: ms => {
+      log(6, `the server is back after ${Math.round(ms)} ms`)
+      if (loop !== undefined && client.size !== size) {
+        size = client.size
+        sizes = sizes.then(() => followSize(client, loop as Served)).catch(error => log(3, String(error)))
+      }
+    },
   })
-  let loop: { path: string; handle: FileHandle }
+  let size = client.size
+  let sizes: Promise<void> = Promise.resolve()
   try {
     loop = await serve(client)
   } catch (error) {
     client.destroy()
     throw error
   }
+  const served = loop
   let isLeaving = false
   const leave = () => {
     if (isLeaving) return
     isLeaving = true
     // In the thread pool: the kernel writes back, through this process, what has not been written yet.
-    loop.handle.close().catch(error => log(3, String(error)))
+    Promise.all([served.file.close(), served.handle.close()]).catch(error => log(3, String(error)))
   }
   process.on('SIGTERM', leave)
   process.on('SIGINT', leave)
-  writeSync(REPORT, `${JSON.stringify({ device: loop.path })}\n`)
+  process.on('SIGUSR2', () => client.renew())
+  writeSync(REPORT, `${JSON.stringify({ device: served.path })}\n`)
   closeSync(REPORT)
   closeSync(LOCK)
   await serving?.ended

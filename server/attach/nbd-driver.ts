@@ -58,7 +58,7 @@ export interface DriverTerms {
   /** The transmission flags of the handshake. */
   readonly flags: number
   readonly deadAfterSeconds: number
-  /** The URI, by which the disk is found again. */
+  /** `identifierOf` the disk, by which it is found again. */
   readonly identifier: string
 }
 
@@ -139,15 +139,19 @@ const orNothing = (path: string): Promise<string> => readFile(path, 'utf8').catc
 /** Number of the device: 7 for `/dev/nbd7`. */
 export const indexOf = (device: string): number => Number(/^\/dev\/nbd(\d+)$/.exec(device)?.[1] ?? -1)
 
+/** What the driver keeps with a device: the URI and, behind a blank, the tag. */
+export const identifierOf = ({ uri, tag }: Pick<AttachedDisk, 'uri' | 'tag'>): string =>
+  tag === undefined ? uri : `${uri} ${tag}`
+
 /** The devices that are connected and say to what: those of other programs usually do not. */
 export async function findNbdDevices(): Promise<AttachedDisk[]> {
   const found: AttachedDisk[] = []
   for (const name of await readdir('/sys/block').catch(() => [])) {
     if (!/^nbd\d+$/.test(name)) continue
-    const uri = (await orNothing(`/sys/block/${name}/backend`)).trim()
+    const [uri = '', tag] = (await orNothing(`/sys/block/${name}/backend`)).trim().split(' ')
     if (!/^nbd/.test(uri) || (await orNothing(`/sys/block/${name}/pid`)) === '') continue
     const readOnly = (await orNothing(`/sys/block/${name}/ro`)).trim() === '1'
-    found.push({ device: `/dev/${name}`, via: 'nbd', uri, readOnly })
+    found.push({ device: `/dev/${name}`, via: 'nbd', uri, readOnly, ...(tag !== undefined && { tag }) })
   }
   return found
 }

@@ -1,15 +1,16 @@
 /** The processes that serve devices, found among all processes of the machine by what the kernel says of them. */
 import { access, readdir, readFile, readlink } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { AttachedDisk } from './attached-disk.ts'
+import type { AttachedDisk, AttachTerms } from './attached-disk.ts'
 
 /** The program that such a process runs. */
 export const DAEMON_PROGRAM = join(import.meta.dirname, 'daemon.ts')
 const PROGRAM_NAME = /\/server\/attach\/daemon\.[jt]s$/
 
 /** Arguments of the program. */
-export function daemonArguments(uri: string, readOnly: boolean, deadAfterMs: number | undefined): string[] {
-  return [uri, readOnly ? 'ro' : 'rw', deadAfterMs === undefined ? 'never' : `${deadAfterMs}`]
+export function daemonArguments(uri: string, { readOnly, deadAfterMs, tag }: AttachTerms): string[] {
+  const words = [uri, readOnly ? 'ro' : 'rw', deadAfterMs === undefined ? 'never' : `${deadAfterMs}`]
+  return tag === undefined ? words : [...words, tag]
 }
 
 /** Processes come and go, and those of other users are closed to us. */
@@ -35,11 +36,12 @@ export async function findDaemons(): Promise<AttachedDisk[]> {
     if (!/^\d+$/.test(pid)) continue
     const words = (await orNothing(readFile(`/proc/${pid}/cmdline`, 'utf8'), '')).split('\0')
     const at = words.findIndex(word => PROGRAM_NAME.test(word))
-    const [uri, mode] = words.slice(at + 1)
+    const [uri, mode, , tag = ''] = words.slice(at + 1)
     if (at < 1 || uri === undefined) continue
     const device = await deviceOf(pid)
     if (device !== undefined) {
-      found.push({ device, via: 'fuse', uri, readOnly: mode === 'ro', pid: Number(pid) })
+      const named = tag === '' ? {} : { tag }
+      found.push({ device, via: 'fuse', uri, readOnly: mode === 'ro', pid: Number(pid), ...named })
     }
   }
   return found

@@ -15,8 +15,10 @@ type Report = { readonly device: string } | { readonly code: string; readonly me
  * @throws AttachError
  */
 export async function attachByFuse(uri: string, terms: AttachTerms, lock: FileHandle): Promise<AttachedDisk> {
-  const args = daemonArguments(uri, terms.readOnly, terms.deadAfterMs)
-  const child = spawn(process.execPath, [DAEMON_PROGRAM, ...args], {
+  const args = daemonArguments(uri, terms)
+  const { launch = (program, rest) => [process.execPath, program, ...rest] } = terms
+  const [command, ...rest] = launch(DAEMON_PROGRAM, args)
+  const child = spawn(command, rest, {
     detached: true,
     stdio: ['ignore', 'ignore', 'ignore', 'pipe', lock.fd],
     cwd: '/',
@@ -37,7 +39,9 @@ export async function attachByFuse(uri: string, terms: AttachTerms, lock: FileHa
   const answer = parseReport(text)
   if ('code' in answer) throw new AttachError(answer.code, answer.message)
   await access(answer.device)
-  return { device: answer.device, via: 'fuse', uri, readOnly: terms.readOnly, pid: child.pid ?? -1 }
+  const { readOnly, tag } = terms
+  const named = tag === undefined ? {} : { tag }
+  return { device: answer.device, via: 'fuse', uri, readOnly, pid: child.pid ?? -1, ...named }
 }
 
 function parseReport(text: string): Report {
@@ -59,6 +63,11 @@ export async function isClaimed(device: string): Promise<boolean> {
     if (codeOf(error) === 'EBUSY') return true
     throw error
   }
+}
+
+/** Asks the process to look whether the export has grown. */
+export function renewByFuse({ pid = -1 }: AttachedDisk): void {
+  process.kill(pid, 'SIGUSR2')
 }
 
 /**

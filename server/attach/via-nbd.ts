@@ -10,6 +10,7 @@ import { AttachError, type AttachedDisk, type AttachTerms } from './attached-dis
 import {
   connectDevice,
   disconnectDevice,
+  identifierOf,
   indexOf,
   lookAfterStuckRequests,
   replaceConnection,
@@ -31,6 +32,7 @@ export async function attachByNbd(uri: NbdUri, terms: AttachTerms): Promise<Atta
     throw new AttachError('ENOTSUP', "The kernel's NBD driver has no TLS. Attach with --via fuse.")
   }
   const identifier = formatNbdUri(uri)
+  const named = terms.tag === undefined ? {} : { tag: terms.tag }
   const connection = await connectRaw(uri)
   try {
     const { info, transmissionFlags, descriptor } = connection
@@ -39,7 +41,7 @@ export async function attachByNbd(uri: NbdUri, terms: AttachTerms): Promise<Atta
     }
     const index = connectDevice({
       descriptor,
-      identifier,
+      identifier: identifierOf({ uri: identifier, ...named }),
       size: info.size,
       blockSize: Math.max(SECTOR, info.blockSizes.minimum),
       flags: transmissionFlags | (terms.readOnly ? TRANSMISSION_FLAG.READ_ONLY : 0),
@@ -49,7 +51,7 @@ export async function attachByNbd(uri: NbdUri, terms: AttachTerms): Promise<Atta
     await lookAfterStuckRequests(index)
     const device = `/dev/nbd${index}`
     await untilThere(device)
-    return { device, via: 'nbd', uri: identifier, readOnly: terms.readOnly }
+    return { device, via: 'nbd', uri: identifier, readOnly: terms.readOnly, ...named }
   } finally {
     connection.release()
   }
@@ -76,10 +78,10 @@ async function untilThere(device: string): Promise<void> {
  * because the connection of before still holds the disk, or that cannot be reached, is the caller's to try again.
  * @throws the errors of the NBD client; SystemCallError
  */
-export async function healNbd({ device, uri }: AttachedDisk, parsed: NbdUri): Promise<boolean> {
+export async function healNbd(disk: AttachedDisk, parsed: NbdUri): Promise<boolean> {
   const connection = await connectRaw(parsed)
   try {
-    return replaceConnection(indexOf(device), connection.descriptor, uri)
+    return replaceConnection(indexOf(disk.device), connection.descriptor, identifierOf(disk))
   } finally {
     connection.release()
   }

@@ -226,6 +226,15 @@ export class NbdClient {
     return clipExtents(extents, skipped, this.size - offset)
   }
 
+  /**
+   * Opens the export anew, where the client outlives its connection: its size is then what the server says now.
+   * What was started goes on.
+   */
+  renew(): void {
+    this.#checkOpen()
+    this.#link.renew?.()
+  }
+
   /** Waits for what was started, says goodbye to the server, and closes. Nothing can be started any more. */
   close(): Promise<void> {
     this.#closing ??= this.#close()

@@ -260,6 +260,12 @@ export class Connection {
     return this.#closed.promise
   }
 
+  /** Sends nothing more, and ends when what was sent is answered; what waits comes back by `lost`. */
+  retire(): void {
+    this.#isRetiring = true
+    this.#leaveIfDone()
+  }
+
   /** Ends at once; what is not answered comes back by `lost`. */
   destroy(error: Error): void {
     this.#wire.destroy(error)

@@ -87,7 +87,7 @@ const NEEDED = [
 
 /** Says in which way the export is less than it was, or nothing. */
 export function lossBetween(before: ExportInfo, after: ExportInfo): string | undefined {
-  if (after.size !== before.size) return `its size was ${before.size} bytes and is ${after.size}`
+  if (after.size < before.size) return `its size was ${before.size} bytes and is ${after.size}`
   if (after.flags.readOnly && !before.flags.readOnly) return 'it has become read-only'
   const lost = NEEDED.find(ability => before.flags[ability] && !after.flags[ability])
   if (lost !== undefined) return `it has lost the ability ${lost}`

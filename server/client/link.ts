@@ -11,6 +11,8 @@ export interface Link {
   readonly info: ExportInfo
   /** Sends an operation, and settles it in the pool when it is over. Throws where it cannot be accepted. */
   submit(operation: Operation): void
+  /** Lets what is under way be answered, and goes on with a new connection, where that is possible. */
+  renew?(): void
   /** Ends when everything submitted has. */
   close(): Promise<void>
   /** Fails everything submitted, at once. */

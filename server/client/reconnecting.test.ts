@@ -301,7 +301,7 @@ describe('An export that is not what it was is used no more', () => {
   }
   const F = TRANSMISSION_FLAG
   test.for<[string, Offer]>([
-    ['its size', { ...before, size: 2 ** 21 }],
+    ['its size', { ...before, size: 2 ** 19 }],
     ['it may not be written', { ...before, flags: (before.flags ?? 0) | F.READ_ONLY }],
     ['it has no FLUSH', { ...before, flags: (before.flags ?? 0) & ~F.SEND_FLUSH }],
     ['it has no WRITE_ZEROES', { ...before, flags: (before.flags ?? 0) & ~F.SEND_WRITE_ZEROES }],
@@ -320,6 +320,18 @@ describe('An export that is not what it was is used no more', () => {
     await client.close()
   })
 
+  test('but what it has grown by can be used, also when it is opened anew on request', async () => {
+    const { client } = await changing(connection => ({ size: 2 ** (20 + connection) }), answered)
+    const buffer = Buffer.alloc(512)
+    await client.pread(buffer, 0, 512, 0)
+    await expect(client.pread(buffer, 0, 512, 2 ** 20)).rejects.toMatchObject({ code: 'EINVAL' })
+    client.renew()
+    await client.pread(buffer, 0, 512, 0)
+    expect(client.size).toBe(2 ** 21)
+    await client.pread(buffer, 0, 512, 2 ** 20)
+    await client.close()
+  })
+
   test('but what it has gained does no harm', async () => {
     const { client } = await changing(
       connection => (connection === 0 ? { replies: 'simple', flags: 1 } : { replies: 'structured' }),
@@ -332,6 +344,15 @@ describe('An export that is not what it was is used no more', () => {
     await client.pread(Buffer.alloc(512), 0, 512, 0)
     await client.close()
   })
+})
+
+test('A refusal that is final ends all waiting', async () => {
+  const { client, server } = await changing(() => ({}), answered, {
+    isFinal: error => /refused|reached/.test(error.message),
+  })
+  await server.stop()
+  await expect(client.pread(Buffer.alloc(512), 0, 512, 0)).rejects.toBeInstanceOf(ConnectionError)
+  await client.close()
 })
 
 describe('A server that does not come back', () => {

@@ -11,8 +11,8 @@
  * - If the host itself went down, writes that were acknowledged and not flushed may be gone, as with a local
  *   disk. Over the wire the two cannot be told apart. With `strictFlush` the first FLUSH after such a loss
  *   fails (EIO), so that no FLUSH ever covers what may be gone.
- * - If the export is not what it was (size, read-only, abilities, block sizes), everything fails (ESTALE)
- *   from then on.
+ * - If the export is less than it was (size, read-only, abilities, block sizes), everything fails (ESTALE)
+ *   from then on. One that has grown has its new size.
  *
  * What is not: a server that goes on with the requests of a broken connection after it has accepted the
  * next one may carry out an old write after a newer one. Servers that lock a disk for its writer do not.
@@ -43,6 +43,8 @@ export interface ReconnectOptions extends ConnectOptions {
   readonly retryMs?: number
   /** Fail the first FLUSH after writes that were acknowledged may have gone with the server's host. Default false. */
   readonly strictFlush?: boolean
+  /** Why a new connection cannot be had: is that for ever? Then everything fails by it. Default: it never is. */
+  readonly isFinal?: (error: Error) => boolean
   /** Told when the connection is lost, with the reason. */
   readonly onLost?: (error: Error) => void
   /** Told when it is there again, after so many ms. */
@@ -233,7 +235,9 @@ class ReconnectingLink implements Link {
       return await this.#connect(signal)
     } catch (error) {
       // The next attempt may do better. If none does in time, this is what is told.
-      this.#lastFailure = toError(error)
+      const failure = toError(error)
+      this.#lastFailure = failure
+      if (this.#end === undefined && this.#options.isFinal?.(failure)) this.#finish(failure, [])
       return undefined
     }
   }
@@ -247,6 +251,7 @@ class ReconnectingLink implements Link {
     }
     clearTimeout(this.#patience)
     this.#outOfPatience = undefined
+    this.#info = { ...this.info, size: connection.info.size }
     this.#connection = connection
     for (const operation of this.#takeWaiting()) {
       try {
@@ -263,6 +268,10 @@ class ReconnectingLink implements Link {
     const waiting = this.#waiting
     this.#waiting = []
     return waiting
+  }
+
+  renew(): void {
+    this.#connection?.retire()
   }
 
   close(): Promise<void> {

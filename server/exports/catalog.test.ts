@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { compileAccessRules, type Peer } from '../../crds/access-rules.ts'
 import { ExportNameError } from '../../crds/export-name.ts'
+import { TICKET_WITHDRAWN } from '../../crds/ticket.ts'
 import { NO_LIMITS } from '../access/rate-limit.ts'
 import type { Capabilities, LayeredBackend } from '../backends/backend.ts'
 import { type CatalogSources, createCatalog, type DeclaredDisks, type UndeclaredDisks } from './catalog.ts'
@@ -166,6 +167,44 @@ describe('A list', () => {
     const names = Array.from({ length: 12_000 }, (_, index) => `disk${index}`)
     const catalog = catalogOf({ undeclared: undeclared({ backend: backendOf(...names) }) })
     expect(await catalog.list(HERE)).toHaveLength(10_000)
+  })
+})
+
+describe('A disk that is given away by tickets', () => {
+  const setUp = (...tickets: string[]) => {
+    const disks = declaredDisks(declaredExport('alice', { tickets }), declaredExport('bob'))
+    return { ...disks, catalog: catalogOf({ undeclared: undeclared(), declared: disks.declared }) }
+  }
+
+  test('is had by those who show one of them, and by nobody else', () => {
+    const { catalog } = setUp('one', 'two')
+    expect(catalog.resolve(raw('alice/two'), HERE)).toMatchObject({ name: 'alice', ticket: 'two' })
+    for (const name of ['alice', 'alice/', 'alice/three', 'alice/one/', 'alice/one/two', 'bob/one'])
+      expect(
+        refusalOf(() => catalog.resolve(raw(name), HERE)),
+        name,
+      ).toMatchObject({ kind: 'policy' })
+    expect(refusalOf(() => catalog.resolve(raw('alice/x'), HERE)).message).toBe(TICKET_WITHDRAWN)
+    expect(catalog.resolve(raw('bob'), HERE)).not.toHaveProperty('ticket')
+  })
+
+  test('is lost by those whose ticket is withdrawn, and by those who have none', () => {
+    const { catalog, found } = setUp('one', 'two')
+    const [one, two] = ['one', 'two'].map(ticket => catalog.resolve(raw(`alice/${ticket}`), HERE))
+    found.set('alice', declaredExport('alice', { tickets: ['two', 'three'] }))
+    expect(catalog.revocation(one as Export, HERE)).toBe(TICKET_WITHDRAWN)
+    expect(catalog.revocation(two as Export, HERE)).toBeUndefined()
+    found.set('alice', declaredExport('alice', { tickets: [] }))
+    expect(catalog.revocation(two as Export, HERE)).toBe(TICKET_WITHDRAWN)
+    const plain = catalog.resolve(raw('alice'), HERE)
+    found.set('alice', declaredExport('alice', { tickets: ['three'] }))
+    expect(catalog.revocation(plain, HERE)).toMatch(/to whom it has been given/)
+  })
+
+  test('has still to be declared: a slash is in no name', () => {
+    const { catalog } = setUp('one')
+    expect(() => catalog.resolve(raw('carol/one'), HERE)).toThrow(ExportNameError)
+    expect(() => catalog.resolve(raw('/one'), HERE)).toThrow(ExportNameError)
   })
 })
 

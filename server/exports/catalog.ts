@@ -8,6 +8,7 @@ import {
   type RequestedName,
 } from '../../crds/export-name.ts'
 import { formatSize } from '../../crds/quantity.ts'
+import { admitsTicket, splitTicket, TICKET_WITHDRAWN } from '../../crds/ticket.ts'
 import { NO_LIMITS, type RateLimits } from '../access/rate-limit.ts'
 import type { LayeredBackend } from '../backends/backend.ts'
 import { type Export, ExportRefusal } from './export.ts'
@@ -106,6 +107,11 @@ function refusal(name: string, access: AccessRules, peer: Peer): ExportRefusal {
   return new ExportRefusal('policy', `You are not allowed to use ${name}.`)
 }
 
+function ticketRefusal(name: string, ticket: string | undefined): ExportRefusal {
+  if (ticket !== undefined) return new ExportRefusal('policy', TICKET_WITHDRAWN)
+  return new ExportRefusal('policy', `The disk ${name} is for those only to whom it has been given.`)
+}
+
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 
 /** A name that only the protocol's own rules hold for: UTF-8 without NUL (proto.md, "String formatting"). */
@@ -149,8 +155,19 @@ export function createCatalog({ access, names, undeclared, declared }: CatalogSo
     return isAdmitted(declared?.find(key)?.access, peer)
   }
 
-  const parseName = (rawName: Uint8Array): RequestedName => {
+  /** The name of a declared disk, and a ticket for it. */
+  const parseTicket = (rawName: Uint8Array): { name: string; ticket: string } | undefined => {
+    const { name: raw, ticket } = splitTicket(rawName)
+    if (ticket === undefined) return undefined
+    const { name } = parseRequestedName(raw, { rules: names })
+    const isDeclared = declared?.find(name) !== undefined || declared?.problem(name) !== undefined
+    return isDeclared ? { name, ticket } : undefined
+  }
+
+  const parseName = (rawName: Uint8Array): RequestedName & { readonly ticket?: string } => {
     if (undeclared?.anyName) return { name: decodeName(rawName) }
+    const ticketed = parseTicket(rawName)
+    if (ticketed) return ticketed
     return parseRequestedName(rawName, { rules: names, sizes: undeclared?.maxSize !== undefined })
   }
 
@@ -158,12 +175,13 @@ export function createCatalog({ access, names, undeclared, declared }: CatalogSo
     prepared: rawName => declared?.prepared(parseName(rawName).name),
 
     resolve(rawName, peer) {
-      const { name, requestedSize } = parseName(rawName)
+      const { name, requestedSize, ticket } = parseName(rawName)
       if (!isAdmitted(access, peer)) throw refusal(name, access, peer)
       const found = find(name, requestedSize)
       if (found.access !== undefined && !isAdmitted(found.access, peer))
         throw refusal(name, found.access, peer)
-      return found
+      if (!admitsTicket(found.tickets, ticket)) throw ticketRefusal(name, ticket)
+      return ticket === undefined ? found : { ...found, ticket }
     },
 
     async list(peer) {
@@ -186,6 +204,7 @@ export function createCatalog({ access, names, undeclared, declared }: CatalogSo
       }
       if (now === undefined) return 'The disk is not declared any more.'
       if (!sameTerms(open, now)) return 'The disk is served on other terms now.'
+      if (!admitsTicket(now.tickets, open.ticket)) return ticketRefusal(open.name, open.ticket).message
       if (now.access !== undefined) return admissionRefusal(now.access, peer)
       return undefined
     },

@@ -166,6 +166,7 @@ export class DeclaredDisk {
       unlocked: spec.upstream !== undefined,
       connections: spec.access.connections,
       access: compileAccessRules(spec.access),
+      tickets: spec.access.tickets,
       requestedSize: undefined,
       limits: spec.limits,
     }

@@ -17,6 +17,10 @@ export interface Export {
   readonly connections: number
   /** Narrows the server's own rules. */
   readonly access: AccessRules | undefined
+  /** Those of which a client needs one, where there are any. */
+  readonly tickets?: readonly string[] | undefined
+  /** The one that this client has shown. */
+  readonly ticket?: string
   /** Bytes that the client asked for by `name:4G`. */
   readonly requestedSize: number | undefined
   /** What each client may use of this disk. */

@@ -5,7 +5,11 @@ import { readFile } from 'node:fs/promises'
 export interface Mount {
   /** `major:minor` of the file system, as the kernel writes it. */
   readonly device: string
+  /** What of the file system is mounted there: `/`, or a file or directory of it (a bind mount). */
+  readonly root: string
   readonly mountpoint: string
+  /** Of this mount; that its file system can only be read is another matter. */
+  readonly readOnly: boolean
   /** With its subtype: `fuse.ondemand-disk`. */
   readonly type: string
   readonly source: string
@@ -23,11 +27,18 @@ export function parseMountinfo(text: string): Mount[] {
   const mounts: Mount[] = []
   for (const line of text.split('\n')) {
     const [left = '', right = ''] = line.split(' - ')
-    const [, , device, , mountpoint] = left.split(' ')
+    const [, , device, root, mountpoint, options = ''] = left.split(' ')
     const [type, source] = right.split(' ')
-    if (device === undefined || mountpoint === undefined || type === undefined || source === undefined)
-      continue
-    mounts.push({ device, mountpoint: unescaped(mountpoint), type, source: unescaped(source) })
+    if (device === undefined || root === undefined || mountpoint === undefined) continue
+    if (type === undefined || source === undefined) continue
+    mounts.push({
+      device,
+      root: unescaped(root),
+      mountpoint: unescaped(mountpoint),
+      readOnly: options.split(',').includes('ro'),
+      type,
+      source: unescaped(source),
+    })
   }
   return mounts
 }

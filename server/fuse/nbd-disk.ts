@@ -19,7 +19,8 @@ function later(exchange: Exchange, work: () => Promise<number>): typeof PENDING 
 
 /** The disk of an open export. */
 export function nbdDisk(client: NbdClient): FuseDisk {
-  const { size, flags } = client
+  // The size may grow.
+  const { flags } = client
   let changedAt = Date.now() / 1000
 
   /** Starts an operation of the client; one that cannot begin has failed already. */
@@ -41,6 +42,7 @@ export function nbdDisk(client: NbdClient): FuseDisk {
   }
 
   async function seek(offset: number, kind: 'data' | 'hole'): Promise<number> {
+    const { size } = client
     for (let at = offset; at < size; ) {
       const extents = await client.extents(size - at, at, EXTENTS)
       for (const { length, hole, zero } of extents) {
@@ -55,10 +57,10 @@ export function nbdDisk(client: NbdClient): FuseDisk {
   return {
     canWrite: !flags.readOnly,
     blockSize: Math.min(Math.max(client.blockSizes.preferred, 512), 2 ** 16),
-    size: () => size,
-    usage: () => ({ allocated: size, changedAt }),
+    size: () => client.size,
+    usage: () => ({ allocated: client.size, changedAt }),
     read(exchange, length, offset) {
-      const wanted = Math.min(length, size - offset)
+      const wanted = Math.min(length, client.size - offset)
       if (wanted <= 0) return 0
       exchange.expected = wanted
       try {
@@ -97,7 +99,7 @@ export function nbdDisk(client: NbdClient): FuseDisk {
     truncate: () => -ERRNO.EOPNOTSUPP,
     allocate: () => -ERRNO.EOPNOTSUPP,
     seek(exchange, offset, kind) {
-      if (!flags.canExtents) return kind === 'data' ? offset : size
+      if (!flags.canExtents) return kind === 'data' ? offset : client.size
       return later(exchange, () => seek(offset, kind))
     },
   }

@@ -7,6 +7,7 @@ const ioctl = declare<[fd: number, request: number, argument: number]>(
 )
 
 const LOOP_CONFIGURE = 0x4c0a
+const LOOP_SET_CAPACITY = 0x4c07
 const LOOP_CTL_GET_FREE = 0x4c82
 const LO_FLAGS_READ_ONLY = 1
 const LO_FLAGS_AUTOCLEAR = 4
@@ -17,6 +18,18 @@ export function freeLoopDevice(control: number): number {
   const number = ioctl(control, LOOP_CTL_GET_FREE, 0)
   if (number < 0) throw new SystemCallError('ioctl(LOOP_CTL_GET_FREE)', lastErrno())
   return number
+}
+
+/** Gives the device the size that the file behind it has now. @throws SystemCallError */
+export function refreshLoopSize(device: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const done: CallDone = (error, result) => {
+      if (error !== null) reject(error)
+      else if (result < 0) reject(new SystemCallError('ioctl(LOOP_SET_CAPACITY)', lastErrno(), ''))
+      else resolve()
+    }
+    ioctl.async(device, LOOP_SET_CAPACITY, 0, done)
+  })
 }
 
 /** What the kernel reads now, so that it is not collected. */

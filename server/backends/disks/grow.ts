@@ -40,11 +40,30 @@ const SUPERBLOCK_LENGTH = 1024
 const EXT_MAGIC = 0xef53
 const HAS_64BIT = 0x80
 
-/** Bytes of the ext2, ext3 or ext4 filesystem on a file, by its superblock (fs/ext4/ext4.h); undefined if there is none. */
-async function extSize(handle: FileHandle): Promise<number | undefined> {
+const STATE_VALID = 0x1
+const NEEDS_RECOVERY = 0x4
+
+/** The superblock of the ext2, ext3 or ext4 filesystem on a file (fs/ext4/ext4.h); undefined if there is none. */
+async function extSuperblock(handle: FileHandle): Promise<Buffer | undefined> {
   const block = Buffer.alloc(SUPERBLOCK_LENGTH)
   const { bytesRead } = await handle.read(block, 0, SUPERBLOCK_LENGTH, SUPERBLOCK_AT)
-  if (bytesRead < SUPERBLOCK_LENGTH || block.readUInt16LE(0x38) !== EXT_MAGIC) return undefined
+  return bytesRead < SUPERBLOCK_LENGTH || block.readUInt16LE(0x38) !== EXT_MAGIC ? undefined : block
+}
+
+/**
+ * Has the filesystem been unmounted? One that has not is in use by a client that has lost its connection and is about
+ * to come back, or was; to change it would destroy it under its user.
+ */
+async function isUnmounted(handle: FileHandle): Promise<boolean> {
+  const block = await extSuperblock(handle)
+  if (block === undefined) return true
+  return (block.readUInt16LE(0x3a) & STATE_VALID) !== 0 && (block.readUInt32LE(0x60) & NEEDS_RECOVERY) === 0
+}
+
+/** Bytes of the filesystem on a file. */
+async function extSize(handle: FileHandle): Promise<number | undefined> {
+  const block = await extSuperblock(handle)
+  if (block === undefined) return undefined
   const logBlockSize = block.readUInt32LE(0x18)
   if (logBlockSize > 6) return undefined
   const high = (block.readUInt32LE(0x60) & HAS_64BIT) === 0 ? 0 : block.readUInt32LE(0x150)
@@ -65,6 +84,7 @@ async function isBehind(handle: FileHandle, size: number, type: string | undefin
 async function growIfUnused(handle: FileHandle, path: string, order: GrowOrder): Promise<Growth> {
   if (!canGrow(order.type) || !lockFile(handle.fd, 'write')) return 'file'
   try {
+    if (!(await isUnmounted(handle))) return 'file'
     await growFilesystem(path, order)
     await handle.sync()
     return 'filesystem'
