@@ -1,15 +1,20 @@
-import { execFile } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { parseAllDocuments, parse as parseYaml } from 'yaml'
 import { parseDiskPool } from '../crds/diskpool.ts'
 import { parseOnDemandDisk } from '../crds/ondemanddisk.ts'
-
-const chart = join(import.meta.dirname, 'ondemand-disk')
-const HELM = join(import.meta.dirname, '../hack/tools/node_modules/.bin/helm')
-const NAMESPACE = 'storage-system'
+import {
+  chart,
+  find,
+  helm,
+  helmRuns,
+  type KubeObject,
+  NAMESPACE,
+  podsOf,
+  render,
+  settings,
+} from './render.ts'
 
 /** All that values can switch on. */
 const EVERYTHING = [
@@ -19,45 +24,9 @@ const EVERYTHING = [
   ...['networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus', 'watchNamespace=disks'],
 ]
 
-// biome-ignore lint/suspicious/noExplicitAny: objects of every kind, whose shapes are what is tested
-type KubeObject = any
-
-const helmRuns = promisify(execFile)(HELM, ['version']).then(
-  () => true,
-  () => false,
-)
 beforeEach(async context => {
   context.skip(!(await helmRuns), 'helm is not installed: hack/test installs it, on x86-64')
 })
-
-/** Runs helm and returns what it wrote to stdout; throws what it said when it fails. */
-async function helm(...args: string[]): Promise<string> {
-  const { stdout } = await promisify(execFile)(HELM, args, { maxBuffer: 16 * 1024 * 1024 })
-  return stdout
-}
-
-const settings = (values: readonly string[]) => values.flatMap(value => ['--set', value])
-
-/** The objects that the chart makes of these values. A key that stands twice in one map is an error. */
-async function render(values: readonly string[] = [], ...more: string[]): Promise<KubeObject[]> {
-  const text = await helm('template', 'odd', chart, '--namespace', NAMESPACE, ...settings(values), ...more)
-  const documents = parseAllDocuments(text, { uniqueKeys: true })
-  return documents.map(document => {
-    if (document.errors.length > 0) throw new Error(`${document.errors[0]}\n${document}`)
-    return document.toJS()
-  })
-}
-
-const find = (objects: readonly KubeObject[], kind: string, name: string): KubeObject => {
-  const found = objects.filter(object => object.kind === kind && object.metadata.name === name)
-  if (found.length !== 1) throw new Error(`${found.length} objects are the ${kind} ${name}`)
-  return found[0]
-}
-
-const podsOf = (objects: readonly KubeObject[]): KubeObject[] =>
-  objects.flatMap(object =>
-    object.kind === 'Pod' ? [object.spec] : [object.spec?.template?.spec ?? []].flat(),
-  )
 
 describe.each([
   ['the default values', []],

@@ -16,11 +16,27 @@ function parseEndpoint(text: string): string {
 }
 
 /** The services of a driver, but for Identity, which is always served. */
-function parseServices(text: string): readonly 'controller'[] {
-  const services = text.split(',').map(word => word.trim())
-  const unknown = services.find(word => word !== 'controller')
-  if (unknown === undefined) return ['controller']
-  throw new UsageError(`There is no service ${quote(unknown)}. There is: controller.`)
+const SERVICES = ['controller', 'node'] as const
+export type CsiService = (typeof SERVICES)[number]
+
+function parseServices(text: string): readonly CsiService[] {
+  const words = text.split(',').map(word => word.trim())
+  const unknown = words.find(word => !SERVICES.some(service => service === word))
+  if (unknown === undefined) return SERVICES.filter(service => words.includes(service))
+  throw new UsageError(`There is no service ${quote(unknown)}. There are: ${SERVICES.join(', ')}.`)
+}
+
+/** CSI's bound of an id. */
+const MAX_NODE_ID = 128
+
+function parseNodeId(text: string): string {
+  if (text !== '' && Buffer.byteLength(text) <= MAX_NODE_ID) return text
+  throw new UsageError(`A node's name has 1 to ${MAX_NODE_ID} bytes.`)
+}
+
+function parseFolder(text: string): string {
+  if (text.startsWith('/') && text.length > 1) return text
+  throw new UsageError(`${quote(text)} is no path from the top of the file system.`)
 }
 
 /** The options of `ondemand-disk-operator csi`, in the order in which `--help` shows them. */
@@ -45,9 +61,24 @@ export const CSI_OPTIONS = {
     group: DRIVER,
     kind: 'text',
     placeholder: 'LIST',
-    help: 'Services to serve beside Identity: controller.',
+    help: 'Services to serve beside Identity: controller, node, or both.',
     default: 'controller',
     parse: parseServices,
+  },
+  'node-id': {
+    group: DRIVER,
+    kind: 'text',
+    placeholder: 'NAME',
+    help: 'Name of the Kubernetes node that this runs on. Needed for the service node.',
+    parse: parseNodeId,
+  },
+  'host-dir': {
+    group: DRIVER,
+    kind: 'text',
+    placeholder: 'DIR',
+    help: 'Folder of the host, at the same path here, for what outlives the pod of the service node.',
+    shownDefault: 'not in a pod',
+    parse: parseFolder,
   },
   ...PROGRAM_OPTIONS,
 } as const satisfies OptionTable
@@ -63,6 +94,9 @@ export function parseCsiOptions(argv: readonly string[]): CsiOptions {
   const { endpoint } = options
   if (endpoint === undefined) {
     throw new UsageError('--endpoint is missing. Give the socket that the sidecars use: unix:///PATH.')
+  }
+  if (options.services.includes('node') && options['node-id'] === undefined) {
+    throw new UsageError('--node-id is missing. The service node needs the name of its node.')
   }
   return { ...options, endpoint }
 }

@@ -1,5 +1,5 @@
 /** `ondemand-disk-operator csi`: from options to a CSI driver on a socket, and from a signal to its end. */
-import type { Log } from '../../server/cli/log.ts'
+import { createLog, type Log } from '../../server/cli/log.ts'
 import type { Readiness } from '../../server/metrics/endpoint.ts'
 import type { KubeClient } from '../kube/client.ts'
 import { kubeFamilies } from '../kube/metrics.ts'
@@ -8,7 +8,8 @@ import { aborted, connect, openEndpoint, stopRequested } from './program.ts'
 
 /** What the driver works with. */
 export interface CsiTerms {
-  readonly client: KubeClient
+  /** Undefined where only the service node is served, which asks the API server nothing. */
+  readonly client: KubeClient | undefined
   readonly options: CsiOptions
   readonly log: Log
 }
@@ -29,12 +30,15 @@ export type StartCsi = (terms: CsiTerms) => Promise<Csi>
  */
 export async function csi(argv: readonly string[], startCsi: StartCsi): Promise<void> {
   const options = parseCsiOptions(argv)
-  const { client, clientMeter, host, log, close } = await connect('csi', options)
+  const connected = options.services.includes('controller') ? await connect('csi', options) : undefined
+  const log = connected?.log ?? createLog(options['log-level'], 2, process.stderr.isTTY)
   const stop = stopRequested(log)
   let readiness: Readiness = 'starting'
-  const driver = await startCsi({ client, options, log })
+  const driver = await startCsi({ client: connected?.client, options, log })
   try {
-    const families = kubeFamilies({ controllers: [], client: clientMeter, host })
+    const families = connected
+      ? kubeFamilies({ controllers: [], client: connected.clientMeter, host: connected.host })
+      : []
     const endpoint = await openEndpoint(options.metrics, families, () => readiness, log)
     try {
       log.info({ path: options.endpoint, services: options.services }, 'Serving CSI')
@@ -42,7 +46,7 @@ export async function csi(argv: readonly string[], startCsi: StartCsi): Promise<
       await Promise.race([driver.synced, stopped])
       if (!stop.aborted) {
         readiness = 'ready'
-        log.info({}, 'Knows all volumes')
+        log.info({}, 'Ready')
       }
       await stopped
       readiness = 'stopping'
@@ -51,7 +55,7 @@ export async function csi(argv: readonly string[], startCsi: StartCsi): Promise<
     }
   } finally {
     await driver.stop()
-    close()
+    connected?.close()
   }
   log.info({}, 'Stopped')
 }

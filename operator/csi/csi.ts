@@ -4,18 +4,25 @@ import type { KubeLog } from '../kube/log.ts'
 import { controller } from './controller/controller.ts'
 import { followVolumes } from './controller/volumes.ts'
 import { identity } from './identity.ts'
+import { node } from './node/node.ts'
+import { installOutside } from './node/outside.ts'
+import { watchVolumes } from './node/watch.ts'
 import { loadServices } from './protocol/definition.ts'
-import type { ControllerMethods, IdentityMethods } from './protocol/messages.ts'
-import { listen, serves } from './rpc/listen.ts'
+import type { ControllerMethods, IdentityMethods, NodeMethods } from './protocol/messages.ts'
+import { listen, type Served, serves } from './rpc/listen.ts'
 
 /** What the driver works with. */
 export interface CsiTerms {
-  readonly client: KubeClient
+  /** Needed by the Controller service only. */
+  readonly client: KubeClient | undefined
   readonly options: {
     /** Path of the unix socket. */
     readonly endpoint: string
     /** The only namespace to work in; undefined: all. */
     readonly namespace: string | undefined
+    readonly 'node-id'?: string | undefined
+    readonly 'host-dir'?: string | undefined
+    readonly services: readonly ('controller' | 'node')[]
   }
   readonly log: KubeLog
 }
@@ -27,31 +34,39 @@ export interface CsiDriver {
   stop(): Promise<void>
 }
 
-/** Serves at once; Probe says when calls can succeed. @throws EndpointError */
+/** Serves at once; Probe says when calls can succeed. @throws EndpointError, RpcError and what the file system throws */
 export async function startCsi({ client, options, log }: CsiTerms): Promise<CsiDriver> {
-  const services = loadServices()
-  const volumes = followVolumes(client, options.namespace, log)
+  const { namespace, 'node-id': nodeId = '', 'host-dir': hostDir } = options
+  const definitions = loadServices()
+  const volumes = client && followVolumes(client, namespace, log)
+  const served: Served[] = []
+  let watching: ReturnType<typeof watchVolumes> | undefined
   try {
+    if (client && volumes) {
+      served.push(serves<ControllerMethods>(definitions.controller, controller(client, volumes, namespace)))
+    }
+    if (options.services.includes('node')) {
+      const launch = hostDir === undefined ? undefined : await installOutside(hostDir)
+      served.push(serves<NodeMethods>(definitions.node, node({ nodeId, launch })))
+      watching = watchVolumes(log)
+    }
+    const self = identity(volumes !== undefined, () => volumes?.isSynced ?? true)
     const server = await listen(
       options.endpoint,
-      [
-        serves<IdentityMethods>(
-          services.identity,
-          identity(true, () => volumes.isSynced),
-        ),
-        serves<ControllerMethods>(services.controller, controller(client, volumes, options.namespace)),
-      ],
+      [serves<IdentityMethods>(definitions.identity, self), ...served],
       log,
     )
     return {
-      synced: volumes.synced,
+      synced: volumes?.synced ?? Promise.resolve(),
       async stop() {
         await server.stop()
-        await volumes.stop()
+        await watching?.stop()
+        await volumes?.stop()
       },
     }
   } catch (error) {
-    await volumes.stop()
+    await watching?.stop()
+    await volumes?.stop()
     throw error
   }
 }

@@ -36,6 +36,14 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end }}
 
+{{/* What finds the pods of a part of the CSI driver: the list of . and the part. */}}
+{{- define "ondemand-disk.csiSelectorLabels" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ include "ondemand-disk.name" $root }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
 {{- define "ondemand-disk.labels" -}}
 app.kubernetes.io/name: {{ include "ondemand-disk.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}

@@ -5,7 +5,7 @@ import type { OnDemandDisk } from '../../../crds/ondemanddisk.ts'
 import type { AccessMode, CreateVolumeRequest, VolumeCapability } from '../protocol/messages.ts'
 import { parseRange, sizeIn } from './capacity.ts'
 import { listVolumes } from './list.ts'
-import { type Publication, publicationsOf, publish, unpublish } from './publication.ts'
+import { type Publication, patchOf, publicationsOf, publish, unpublish } from './publication.ts'
 import { objectNameOf, parseVolumeId } from './volume-id.ts'
 import { checkSame, wantedVolume } from './wanted.ts'
 
@@ -91,7 +91,7 @@ describe('A request for a volume', () => {
       metadata: {
         ...ref,
         labels: { 'ondemanddisk.dev/volume': '' },
-        annotations: { 'ondemanddisk.dev/volume-name': 'Volume A', 'csi.storage.k8s.io/pvc/name': 'claim' },
+        annotations: { 'ondemanddisk.dev/volume-name': 'Volume A', 'ondemanddisk.dev/pvc-name': 'claim' },
       },
       spec: {
         poolName: 'lab',
@@ -239,6 +239,7 @@ describe('Publication', () => {
     node,
     mode,
     readonly,
+    ticket: node,
   })
 
   test('is to one node, which can be told again, but not otherwise', () => {
@@ -250,6 +251,13 @@ describe('Publication', () => {
     )
     expect(thrownBy(() => publish(known, on('b')))).toEqual(refused('FAILED_PRECONDITION', 'the node a,'))
     expect(publish(unpublish(known, 'a'), on('b'))).toEqual([on('b')])
+    // A call again has another ticket at hand; the node keeps its own.
+    expect(publish(known, { ...on('a'), ticket: 'x' })).toBe(known)
+    expect(patchOf(known)).toMatchObject({ spec: { access: { tickets: ['a'] } } })
+    expect(patchOf([])).toEqual({
+      metadata: { annotations: { 'ondemanddisk.dev/published': null } },
+      spec: { access: { tickets: [] } },
+    })
   })
 
   test('is to many that read only', () => {

@@ -1,4 +1,5 @@
 /** The parameters of a StorageClass and of a VolumeAttributesClass. */
+import { API_GROUP } from '../../../crds/object.ts'
 import { parseQuantity, SizeError } from '../../../crds/quantity.ts'
 import { quote } from '../../../crds/quote.ts'
 import type { StringMap } from '../protocol/messages.ts'
@@ -25,12 +26,12 @@ export interface VolumeParameters {
 }
 
 const FS_TYPE = 'csi.storage.k8s.io/fstype'
-/** What the provisioner adds with `--extra-create-metadata`. */
-const METADATA = [
-  'csi.storage.k8s.io/pvc/name',
-  'csi.storage.k8s.io/pvc/namespace',
-  'csi.storage.k8s.io/pv/name',
-]
+/** What the provisioner adds with `--extra-create-metadata`, and the annotations of the disk: those have one slash only. */
+const METADATA: ReadonlyMap<string, string> = new Map([
+  ['csi.storage.k8s.io/pvc/name', `${API_GROUP}/pvc-name`],
+  ['csi.storage.k8s.io/pvc/namespace', `${API_GROUP}/pvc-namespace`],
+  ['csi.storage.k8s.io/pv/name', `${API_GROUP}/pv-name`],
+])
 const LABEL = /^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/
 
 type Reader = (value: string, key: string) => MutableSpec
@@ -78,7 +79,8 @@ export function parseParameters(
   const annotations: Record<string, string> = {}
   const mutable: Record<string, string> = {}
   for (const [key, value] of Object.entries(others)) {
-    if (METADATA.includes(key)) annotations[key] = value
+    const annotation = METADATA.get(key)
+    if (annotation !== undefined) annotations[annotation] = value
     else if (Object.hasOwn(READERS, key)) mutable[key] = value
     else throw unknown(key, ['pool', 'poolNamespace', FS_TYPE, ...MUTABLE_PARAMETERS])
   }

@@ -5,6 +5,7 @@ import type { OnDemandDisk } from '../../../crds/ondemanddisk.ts'
 import type { AccessMode } from '../protocol/messages.ts'
 import { RpcError } from '../rpc/rpc-error.ts'
 import { MANY_READERS } from './capability.ts'
+import type { Change } from './volumes.ts'
 
 /** On a disk: its publications, as JSON. */
 export const PUBLISHED_ANNOTATION = `${API_GROUP}/published`
@@ -13,6 +14,8 @@ export interface Publication {
   readonly node: string
   readonly readonly: boolean
   readonly mode: AccessMode
+  /** By which the node opens the disk (`spec.access.tickets`); each publication has another one. */
+  readonly ticket: string
 }
 
 /**
@@ -35,8 +38,9 @@ export function publicationsOf({ metadata }: Pick<OnDemandDisk, 'metadata'>): re
 
 function isPublication(value: unknown): value is Publication {
   if (value === null || typeof value !== 'object') return false
-  const { node, readonly, mode } = value as Record<string, unknown>
-  return typeof node === 'string' && typeof readonly === 'boolean' && typeof mode === 'string'
+  const { node, readonly, mode, ticket } = value as Record<string, unknown>
+  const isWhole = typeof node === 'string' && typeof mode === 'string' && typeof ticket === 'string'
+  return isWhole && typeof readonly === 'boolean'
 }
 
 /**
@@ -68,7 +72,14 @@ export function unpublish(known: readonly Publication[], node: string): readonly
   return known.filter(publication => publication.node !== node)
 }
 
-/** The annotation as a part of a merge patch. */
-export function annotationOf(publications: readonly Publication[]): Record<string, string | null> {
-  return { [PUBLISHED_ANNOTATION]: publications.length === 0 ? null : JSON.stringify(publications) }
+/**
+ * The publications as a merge patch: who has the volume, and by which tickets it can be opened. A node that has lost
+ * the volume, and may not know it, is disconnected and kept out by the pool's server from then on.
+ */
+export function patchOf(publications: readonly Publication[]): Change {
+  const text = publications.length === 0 ? null : JSON.stringify(publications)
+  return {
+    metadata: { annotations: { [PUBLISHED_ANNOTATION]: text } },
+    spec: { access: { tickets: publications.map(({ ticket }) => ticket) } },
+  }
 }

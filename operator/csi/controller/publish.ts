@@ -1,4 +1,6 @@
 /** ControllerPublishVolume and ControllerUnpublishVolume: one node at a time has a volume that can be written. */
+import { randomBytes } from 'node:crypto'
+import { NO_FILESYSTEM } from '../../../crds/filesystem-label.ts'
 import type { OnDemandDisk } from '../../../crds/ondemanddisk.ts'
 import type { KubeClient } from '../../kube/client.ts'
 import { conditionOf } from '../../kube/conditions.ts'
@@ -7,7 +9,7 @@ import type { ControllerPublishVolumeRequest, StringMap } from '../protocol/mess
 import type { Call } from '../rpc/call.ts'
 import { RpcError } from '../rpc/rpc-error.ts'
 import { capabilityProblem, modeOf } from './capability.ts'
-import { annotationOf, publicationsOf, publish, unpublish } from './publication.ts'
+import { patchOf, publicationsOf, publish, unpublish } from './publication.ts'
 import { parseVolumeId } from './volume-id.ts'
 import { refOfDisk, specOf, type Volumes } from './volumes.ts'
 
@@ -28,7 +30,7 @@ export async function publishVolume(
   const isNode =
     NODE_NAME.test(nodeId) && (await client.find(NODES, { name: nodeId }, { signal: call.signal }))
   if (!isNode) throw new RpcError('NOT_FOUND', `There is no node ${nodeId.slice(0, 128)}.`)
-  const wanted = { node: nodeId, readonly, mode }
+  const wanted = { node: nodeId, readonly, mode, ticket: randomBytes(12).toString('hex') }
   const changed = await volumes.change(
     refOfDisk(disk),
     latest => {
@@ -41,16 +43,23 @@ export async function publishVolume(
       if (problem) throw new RpcError('INVALID_ARGUMENT', `The volume cannot be used so: ${problem}.`)
       const known = publicationsOf(latest)
       const next = publish(known, wanted)
-      return next === known ? undefined : { metadata: { annotations: annotationOf(next) } }
+      return next === known ? undefined : patchOf(next)
     },
     call,
   )
   if (!changed) throw new RpcError('NOT_FOUND', `There is no volume ${volumeId}.`)
-  const uri = await volumes.until(changed, servedUri, waiting, call)
-  return { publishContext: { uri, readonly: String(readonly) } }
+  const { generation = 0 } = changed.metadata
+  const uri = await volumes.until(changed, latest => servedUri(latest, generation), waiting, call)
+  const { ticket } = publicationsOf(changed).find(({ node }) => node === nodeId) ?? wanted
+  const filesystem = specOf(changed).filesystem?.type
+  const holds = filesystem === undefined || filesystem === NO_FILESYSTEM ? {} : { filesystem }
+  return { publishContext: { uri: `${uri}/${ticket}`, readonly: String(readonly), ...holds } }
 }
 
-function servedUri(disk: OnDemandDisk): string | undefined {
+/** Once the server holds to this generation of the spec: whoever had the volume before has lost it then. */
+function servedUri(disk: OnDemandDisk, generation: number): string | undefined {
+  const { status, observedGeneration = 0 } = conditionOf(disk, 'Exported') ?? {}
+  if (status !== 'True' || observedGeneration < generation) return undefined
   return conditionOf(disk, 'Ready')?.status === 'True' ? disk.status?.uri : undefined
 }
 
@@ -73,7 +82,7 @@ export async function unpublishVolume(
     disk => {
       const known = publicationsOf(disk)
       const next = unpublish(known, nodeId)
-      return next.length === known.length ? undefined : { metadata: { annotations: annotationOf(next) } }
+      return next.length === known.length ? undefined : patchOf(next)
     },
     call,
   )

@@ -132,6 +132,57 @@ export interface ControllerModifyVolumeRequest {
   readonly mutableParameters: StringMap
 }
 
+export type NodeCapability =
+  | 'STAGE_UNSTAGE_VOLUME'
+  | 'GET_VOLUME_STATS'
+  | 'EXPAND_VOLUME'
+  | 'SINGLE_NODE_MULTI_WRITER'
+
+export interface NodeStageVolumeRequest {
+  readonly volumeId: string
+  readonly publishContext: StringMap
+  readonly stagingTargetPath: string
+  readonly volumeCapability: VolumeCapability | null
+  readonly volumeContext: StringMap
+}
+
+export interface NodePublishVolumeRequest extends NodeStageVolumeRequest {
+  readonly targetPath: string
+  readonly readonly: boolean
+}
+
+export interface VolumeUsage {
+  readonly available: string
+  readonly total: string
+  readonly used: string
+  readonly unit: 'BYTES' | 'INODES'
+}
+
+export interface NodeExpandVolumeRequest {
+  readonly volumeId: string
+  readonly volumePath: string
+  readonly capacityRange: CapacityRange | null
+  readonly stagingTargetPath: string
+  readonly volumeCapability: VolumeCapability | null
+}
+
+export interface NodeMethods {
+  NodeStageVolume: [NodeStageVolumeRequest, object]
+  NodeUnstageVolume: [{ readonly volumeId: string; readonly stagingTargetPath: string }, object]
+  NodePublishVolume: [NodePublishVolumeRequest, object]
+  NodeUnpublishVolume: [{ readonly volumeId: string; readonly targetPath: string }, object]
+  NodeGetVolumeStats: [
+    { readonly volumeId: string; readonly volumePath: string; readonly stagingTargetPath: string },
+    { readonly usage: readonly VolumeUsage[] },
+  ]
+  NodeExpandVolume: [NodeExpandVolumeRequest, { readonly capacityBytes: string }]
+  NodeGetCapabilities: [
+    object,
+    { readonly capabilities: readonly { readonly rpc: { readonly type: NodeCapability } }[] },
+  ]
+  NodeGetInfo: [object, { readonly nodeId: string; readonly maxVolumesPerNode: string }]
+}
+
 /** Snapshots are not served. */
 export interface ControllerMethods {
   CreateVolume: [CreateVolumeRequest, { readonly volume: Volume }]
