@@ -265,6 +265,7 @@ describe('Controller Service', () => {
     expect(publishContext).toEqual({
       uri: `nbd://lab.default.svc:10809/${volumeId.split('/')[1]}`,
       readonly: 'false',
+      filesystem: 'ext4',
     })
     await again(() => unpublish(volumeId, 'node-a'))
     await again(() => remove(volumeId))

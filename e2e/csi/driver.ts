@@ -5,10 +5,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type Client, credentials, makeClientConstructor, type ServiceError, status } from '@grpc/grpc-js'
 import { loadServices } from '../../operator/csi/protocol/definition.ts'
-import type { ControllerMethods, IdentityMethods } from '../../operator/csi/protocol/messages.ts'
+import type { ControllerMethods, IdentityMethods, NodeMethods } from '../../operator/csi/protocol/messages.ts'
 import { checkout } from '../harness.ts'
 
-type AllMethods = ControllerMethods & IdentityMethods
+type AllMethods = ControllerMethods & IdentityMethods & NodeMethods
 
 /** A request as a client writes it: what is left out is not sent. */
 type Sent<T> = T extends string | boolean
@@ -98,7 +98,7 @@ export async function startDriver(args: readonly string[]): Promise<Driver> {
         running.stderr.setEncoding('utf8').on('data', (chunk: string) => {
           said += chunk
           text += chunk
-          if (said.includes('Knows all volumes')) {
+          if (said.includes('Ready')) {
             clearTimeout(timer)
             resolve()
           }
@@ -108,7 +108,7 @@ export async function startDriver(args: readonly string[]): Promise<Driver> {
           reject(new Error(`The driver ended:\n${said}`))
         })
       })
-      clients = [open('identity'), open('controller')]
+      clients = [open('identity'), open('controller'), open('node')]
     },
     async [Symbol.asyncDispose]() {
       await driver.kill()

@@ -1,0 +1,97 @@
+/** The driver on the cluster: deployed by the chart, with what stands in for its sidecars, and a pool for its volumes. */
+import type { TestContext } from 'vitest'
+import { DRIVER, type Sidecars, startSidecars } from './csi-sidecars.ts'
+import { onNode, PATIENCE } from './csi-workloads.ts'
+import { GROUP, pool, poolPath, ready } from './disks.ts'
+import { type Cluster, eventually, type KubeObject, newNamespace, onCluster, useCluster } from './harness.ts'
+import { install, RELEASE_NAMESPACE } from './release.ts'
+
+export const CLASS = 'ondemand-disk-csi'
+
+export interface CsiCluster extends AsyncDisposable {
+  readonly cluster: Cluster
+  readonly namespace: string
+  readonly sidecars: Sidecars | undefined
+  /** What the node had before any volume. */
+  readonly before: Awaited<ReturnType<typeof onNode>>
+}
+
+/** Why the driver cannot be tried on this cluster. */
+function obstacle({ unavailable, clientImage, own }: Cluster): string | undefined {
+  if (unavailable !== undefined) return unavailable
+  if (clientImage === '') return 'E2E_CLIENT_IMAGE names no image with libnbd'
+  return own ? undefined : 'the kubelet of another machine cannot be reached'
+}
+
+export async function useCsi(): Promise<CsiCluster> {
+  const cluster = await useCluster()
+  if (obstacle(cluster) !== undefined) {
+    return {
+      cluster,
+      namespace: '',
+      sidecars: undefined,
+      before: await onNode(),
+      [Symbol.asyncDispose]: () => cluster[Symbol.asyncDispose](),
+    }
+  }
+  const namespace = await newNamespace(cluster, 'e2e-csi')
+  const { name } = namespace
+  await cluster.apply(pool(name, 'lab'))
+  await ready(cluster, poolPath(name, 'lab'))
+  const storageClass = 'csi.storageClasses[0]'
+  await install(
+    cluster,
+    ...['csi.enabled=true', 'csi.logLevel=debug', `${storageClass}.name=${CLASS}`],
+    ...[`${storageClass}.pool=lab`, `${storageClass}.poolNamespace=${name}`],
+  )
+  const before = await onNode()
+  const sidecars = await startSidecars(cluster)
+  await eventually('the kubelet knows the driver', PATIENCE, async () => {
+    const node = await cluster.get('/apis/storage.k8s.io/v1/csinodes/node1')
+    return node?.spec.drivers?.some(({ name: driver }: KubeObject) => driver === DRIVER)
+  })
+  return {
+    ...{ cluster, namespace: name, sidecars, before },
+    async [Symbol.asyncDispose]() {
+      await namespace[Symbol.asyncDispose]()
+      await sidecars[Symbol.asyncDispose]()
+      await install(cluster, 'csi.enabled=false')
+      await cluster[Symbol.asyncDispose]()
+    },
+  }
+}
+
+/** Skips the test where the driver cannot be tried, and keeps what is known when it fails. */
+export function onCsi(context: TestContext, { cluster, namespace, sidecars }: CsiCluster): void {
+  const reason = obstacle(cluster)
+  context.skip(reason !== undefined, reason)
+  onCluster(context, cluster, namespace, RELEASE_NAMESPACE)
+  context.onTestFailed(() => {
+    process.stderr.write(`${sidecars?.failures.slice(-10).join('\n')}\n`)
+  })
+}
+
+/** Nothing is left of any volume: no claim, no volume, no disk, no attachment, no device, no mount. */
+export async function nothingLeft({ cluster, namespace, before }: CsiCluster): Promise<void> {
+  let left: unknown
+  try {
+    await eventually('nothing is left', PATIENCE, async () => {
+      const items = async (where: string): Promise<KubeObject[]> => (await cluster.get(where))?.items ?? []
+      const names = (objects: readonly KubeObject[]) => objects.map(({ metadata }) => metadata.name)
+      const claims = `/api/v1/namespaces/${namespace}/persistentvolumeclaims?labelSelector=!ondemanddisk.dev/pool`
+      const objects = [
+        ...names(await items(claims)),
+        ...names((await items('/api/v1/persistentvolumes')).filter(({ spec }) => spec.csi)),
+        ...names(await items(`${GROUP}/namespaces/${namespace}/ondemanddisks`)),
+        ...names(await items('/apis/storage.k8s.io/v1/volumeattachments')),
+      ]
+      const now = await onNode()
+      left = { objects, now }
+      return objects.length === 0 && JSON.stringify(now) === JSON.stringify(before)
+    })
+  } catch (error) {
+    throw new Error(`There is left: ${JSON.stringify(left)}; before there was: ${JSON.stringify(before)}`, {
+      cause: error,
+    })
+  }
+}
