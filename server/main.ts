@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import './cli/thread-pool.ts'
+import './cli/first-signals.ts'
 import { requestedText } from './cli/help.ts'
 import { UsageError } from './cli/options.ts'
 import { printable } from './cli/printable.ts'

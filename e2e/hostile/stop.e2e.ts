@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { check, needPrograms, run, scratch, startServer } from '../harness.ts'
+import { check, checkout, needPrograms, run, scratch, startServer } from '../harness.ts'
 
 const LIMIT = 10_000
 const BLANK = ['--size', '256M', '--command', 'truncate -s "$size" "$disk"']
@@ -89,4 +89,19 @@ test('What was acknowledged before SIGTERM is on the disk', async context => {
   await pause(10)
   expect(await timeToStop(server)).toBeLessThan(LIMIT)
   await check('cmp', ['-n', String(64 * 2 ** 20), image, join(dir.path, 'disk')])
+})
+
+test('As the first process of a container, which gets no signal that it does not handle, it ends while it starts', async context => {
+  await needPrograms(context, 'unshare', 'bash')
+  await using dir = await scratch()
+  const own = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user']
+  // Signals come from the first moment on, until there is nobody who could get one.
+  const script = `unshare ${own.join(' ')} --pid --fork --kill-child "$@" & child=$!
+while kill -0 $child 2>/dev/null; do pkill -TERM -P $child; sleep 0.02; done
+wait $child`
+  const serve = ['serve', '--dir', dir.path, '--listen', '127.0.0.1:0', ...BLANK]
+  const command = [process.execPath, join(checkout, 'server/main.ts'), ...serve]
+  const { status, stderr } = await run('bash', ['-c', script, 'bash', ...command])
+  expect(stderr).not.toContain('Listening')
+  expect(status).toBe(143)
 })

@@ -1,4 +1,5 @@
 /** From the arguments of the program to its exit code. */
+import '../../server/cli/first-signals.ts'
 import { UsageError } from '../../server/cli/options.ts'
 import { printable } from '../../server/cli/printable.ts'
 import { requestedText } from './help.ts'

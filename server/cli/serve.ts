@@ -87,7 +87,7 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
     }
     const terms = serverTerms(options, disks, policy, { tls, metrics, activity, log: limitedLog })
     server = await startServer(terms, endpointsOf(options, activated))
-    // Until here a signal ends the process at once, which no step of the start minds.
+    // Until here a signal ends the process at once (see first-signals.ts), which no step of the start minds.
     const stopped = stopSignal()
     // Manifests may have changed between the first look and the first client.
     server.enforceAccess()

@@ -1,0 +1,23 @@
+/**
+ * Imported before anything else. The first process of a container gets no signal that it has no handler for: one that
+ * came while the program starts would be lost, and a Pod would wait out its grace period for a process that knows
+ * nothing of it. Elsewhere the kernel ends such a process by itself.
+ */
+const EXIT_CODES = { SIGINT: 130, SIGTERM: 143 } as const
+
+function endAtOnce(signal: NodeJS.Signals): void {
+  process.exit(EXIT_CODES[signal as keyof typeof EXIT_CODES])
+}
+
+/**
+ * The command answers the signal itself from now on. Not before its handler is there: with the last one Node would stop
+ * to listen to the signal at all.
+ */
+function giveUp(event: string | symbol): void {
+  if (event === 'SIGINT' || event === 'SIGTERM') process.nextTick(() => process.off(event, endAtOnce))
+}
+
+if (process.pid === 1) {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, endAtOnce)
+  process.on('newListener', giveUp)
+}
