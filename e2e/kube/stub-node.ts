@@ -24,6 +24,7 @@ import { startReflector } from '../../operator/kube/reflector.ts'
 import { keyOf, refOf, type Store } from '../../operator/kube/store.ts'
 import { DISKS, POOLS } from '../../operator/pool/world.ts'
 import { DISK_LABEL, FINALIZER } from '../../operator/terms/names.ts'
+import { readyWhenExported } from '../../operator/terms/readiness.ts'
 
 /** How a Job ends. */
 export type JobEnd =
@@ -172,7 +173,8 @@ export async function startStubNode(options: StubNodeOptions): Promise<StubNode>
         Condition,
         'lastTransitionTime'
       >
-      return writeStatus(client, DISKS, disk, { conditions: [exported], fields })
+      const ready = state === 'True' && reason === 'Serving' ? readyWhenExported(disk) : undefined
+      return writeStatus(client, DISKS, disk, { conditions: [exported, ...(ready ? [ready] : [])], fields })
     }
     if (metadata.deletionTimestamp !== undefined) {
       if (!metadata.finalizers?.includes(FINALIZER) || condition('Ready')?.reason !== 'Deleting') return

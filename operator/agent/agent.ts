@@ -11,6 +11,7 @@ import { serveJson } from '../../server/control/unix-http.ts'
 import type { Family } from '../../server/metrics/exposition.ts'
 import type { KubeClient } from '../kube/client.ts'
 import { type ControllerMeter, startController } from '../kube/controller.ts'
+import type { EventRecorder } from '../kube/events.ts'
 import { type KubeLog, reasonOf } from '../kube/log.ts'
 import { WorkQueue } from '../kube/queue.ts'
 import { startReflector } from '../kube/reflector.ts'
@@ -40,6 +41,7 @@ export interface AgentTerms {
     /** The server's policy file. */
     readonly policy: string
   }
+  readonly events: Pick<EventRecorder, 'record'>
   readonly log: KubeLog
 }
 
@@ -57,7 +59,7 @@ const WORKERS = 8
 const DEFAULT_PORT = 10_809
 
 /** Starts the agent. @throws the errors of a volume, a directory or a socket that cannot be used */
-export async function startAgent({ client, options, log }: AgentTerms): Promise<RunningAgent> {
+export async function startAgent({ client, options, events, log }: AgentTerms): Promise<RunningAgent> {
   const { namespace, pool: poolName } = options
   const volume = await openVolume(options.dir)
   const manifests = await openManifests(options.manifests)
@@ -175,6 +177,7 @@ export async function startAgent({ client, options, log }: AgentTerms): Promise<
     ...{ client, view, volume, manifests, mirror },
     uri: () => uriOf(view.pool, namespace),
     counted: counts,
+    record: events.record,
     onStep: () => onDemand.changed(),
   })
   const onDemand = createOnDemand({

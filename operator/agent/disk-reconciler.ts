@@ -6,10 +6,12 @@ import { ON_DEMAND_DISKS } from '../../crds/resources.ts'
 import type { KubeClient } from '../kube/client.ts'
 import { writeStatus } from '../kube/conditions.ts'
 import type { ReconcileResult } from '../kube/controller.ts'
+import type { EventRecorder } from '../kube/events.ts'
 import { hasCode } from '../kube/kube-error.ts'
 import { allot, type Claimant } from '../terms/allotment.ts'
 import { SPARE_ANNOTATION } from '../terms/names.ts'
 import { placeOf } from './admit.ts'
+import { eventsOf, refusalEvent } from './events.ts'
 import type { ManifestDirectory } from './manifest-directory.ts'
 import { type AgentAction, type AgentObserved, isTrue } from './observed.ts'
 import { planDisk } from './plan.ts'
@@ -34,6 +36,8 @@ export interface ReconcilerTerms {
   /** Where clients find the server. */
   readonly uri: () => string | undefined
   readonly counted: { statusWrites: number }
+  /** Tells users. */
+  readonly record: EventRecorder['record']
   /** A disk's manifest, file or status is another one now. */
   readonly onStep: () => void
 }
@@ -89,8 +93,11 @@ export function claimantOf(disk: OnDemandDisk, parsed: OnDemandDisk | InvalidSpe
 }
 
 export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
-  const { client, view, volume, manifests, mirror, uri, counted, onStep } = terms
+  const { client, view, volume, manifests, mirror, uri, counted, record, onStep } = terms
   const writtenAt = new Map<string, number>()
+  /** When each disk's last refusal was that is told, or that an agent before this one has told. */
+  const refusedAt = new Map<string, string>()
+  const startedAt = new Date().toISOString()
 
   async function observe(disk: OnDemandDisk, uid: string): Promise<AgentObserved> {
     const parsed = parseDisk(disk, nameRules(view.pool))
@@ -160,10 +167,19 @@ export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
         if (written !== disk) {
           counted.statusWrites++
           writtenAt.set(uid, performance.now())
+          for (const note of eventsOf(disk, action.change.conditions ?? [])) record(written, note)
         }
         return written
       }
     }
+  }
+
+  function tellRefusal(disk: OnDemandDisk, uid: string): void {
+    const server = mirror.view(uid)
+    const last = server.state === 'known' ? server.served?.lastRefusal : undefined
+    if (last === undefined || last.at <= (refusedAt.get(uid) ?? startedAt)) return
+    refusedAt.set(uid, last.at)
+    record(disk, refusalEvent(last))
   }
 
   /** Takes the steps of a disk's plan, and of the next one if with them the disk was made: a client waits for that. */
@@ -185,6 +201,7 @@ export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
       const uid = disk?.metadata.uid
       // The uid becomes a file's name; an API server makes no other.
       if (disk === undefined || !isUid(uid)) return undefined
+      tellRefusal(disk, uid)
       try {
         const requeueAfterMs = await carryOut(disk, uid, signal)
         return requeueAfterMs === undefined ? undefined : { requeueAfterMs }
@@ -195,6 +212,9 @@ export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
       }
     },
 
-    forget: uid => void writtenAt.delete(uid),
+    forget(uid) {
+      writtenAt.delete(uid)
+      refusedAt.delete(uid)
+    },
   }
 }

@@ -89,7 +89,7 @@ export function usersOf({ connections }: ExportState): string {
 }
 
 /** `10.0.0.1` of `10.0.0.1:4711`; `unix` of a process. */
-function addressOf(client: string): string {
+export function addressOf(client: string): string {
   if (client.startsWith('unix:')) return 'unix'
   return client.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1')
 }

@@ -1,5 +1,6 @@
 /** Disks that clients want: one object for each, as many as the pool may have, and a wait until it is there. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { DiskPool } from '../../crds/diskpool.ts'
 import { InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { quote } from '../../crds/quote.ts'
 import { ON_DEMAND_DISKS } from '../../crds/resources.ts'
@@ -79,7 +80,9 @@ export function createOnDemand(terms: OnDemandTerms): OnDemand {
     return undefined
   }
 
-  function claimants(): Claimant[] {
+  /** Who counts against the pool's limits; nobody where it has none. */
+  function claimants({ quota, onDemand }: DiskPool['spec']): Claimant[] {
+    if (quota === undefined && onDemand.maxDisks === undefined) return []
     const names = nameRules(view.pool)
     const known = [...view.disks()].map(disk => claimantOf(disk, parseDisk(disk, names)))
     return [...known, ...reserved.values()]
@@ -95,7 +98,7 @@ export function createOnDemand(terms: OnDemandTerms): OnDemand {
   async function make(asked: AskedDisk): Promise<AskAnswer | undefined> {
     const { pool } = view
     if (pool === undefined) return refused('failed', 'The pool is not valid. See its condition Ready.')
-    const admission = admit(asked, pool, claimants())
+    const admission = admit(asked, pool, claimants(pool.spec))
     if ('message' in admission) return refused(admission.kind, admission.message)
     const { spec } = admission
     // From here to the reservation nothing else runs, so that no two clients get the same last place.
@@ -212,7 +215,7 @@ export function createOnDemand(terms: OnDemandTerms): OnDemand {
       return { result: 'size', size: parsed.spec.size ?? 0 }
     }
     if (pool === undefined) return refused('failed', 'The pool is not valid. See its condition Ready.')
-    const admission = admit(asked, pool, claimants())
+    const admission = admit(asked, pool, claimants(pool.spec))
     if ('message' in admission) return refused(admission.kind, admission.message)
     return { result: 'size', size: admission.spec.size ?? 0 }
   }

@@ -88,7 +88,7 @@ class World {
         this.spare = false
         return
       case 'write manifest':
-        if (!this.is('Provisioned')) this.wrongs.push('served before it was made')
+        if (!this.is('Provisioned') && this.file === undefined) this.wrongs.push('served before it was made')
         this.manifest = action.text
         return
       case 'remove manifest':

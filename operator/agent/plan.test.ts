@@ -252,8 +252,21 @@ describe('A spare', () => {
   } as const
   const taken = 'Formatted True Formatted, Provisioned True SpareTaken'
   test.for([
-    ['is taken', { ...promised, observed: { file: undefined, spare: true } }, ['take spare', taken]],
-    ['that was taken before a crash is told', { ...promised, observed: { spare: false } }, [taken]],
+    [
+      'is taken, and served before it is told',
+      { ...promised, observed: { file: undefined, spare: true } },
+      ['take spare', 'write manifest', taken],
+    ],
+    [
+      'that was taken before a crash is served and told',
+      { ...promised, observed: { spare: false } },
+      ['write manifest', taken],
+    ],
+    [
+      'that was served before a crash is told',
+      { ...promised, manifest: 'written', observed: { spare: false } },
+      [taken],
+    ],
     ['that is gone leaves the disk to the operator', { ...promised, observed: { file: undefined } }, []],
     [
       'is never taken for a disk that has been made, though its file is missing',

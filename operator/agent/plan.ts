@@ -2,6 +2,7 @@
 import { InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { ConditionChange } from '../kube/conditions.ts'
 import { FINALIZER, FORCE_DELETE_ANNOTATION, SPARE_ANNOTATION } from '../terms/names.ts'
+import { readyWhenExported } from '../terms/readiness.ts'
 import {
   ALLOCATED_PAUSE_MS,
   condition,
@@ -25,8 +26,8 @@ import {
 const LOOK_AGAIN_MS = 5000
 
 /**
- * A disk is served once it has been made, which the operator says by the condition Provisioned; from then on its manifest
- * follows the spec. A spec that is wrong changes nothing: the disk is served by its last good one.
+ * A disk is served once it has been made, which the operator says by the condition Provisioned, or which the agent sees
+ * itself where a spare became the disk; from then on its manifest follows the spec. A spec that is wrong changes nothing: the disk is served by its last good one.
  */
 export function planDisk(observed: AgentObserved): AgentPlan {
   const { disk, parsed } = observed
@@ -41,9 +42,9 @@ function planServing(observed: AgentObserved, parsed: OnDemandDisk): AgentPlan {
   const actions: AgentAction[] = []
   const text = manifestText(parsed, servedSize(observed, parsed))
   if (text !== manifest) actions.push({ kind: 'write manifest', text })
-  const conditions = [exportedCondition(observed, parsed), resizingCondition(observed, parsed)].filter(
-    isGiven,
-  )
+  const exported = exportedCondition(observed, parsed)
+  const ready = exported?.status === 'True' ? readyWhenExported(observed.disk) : undefined
+  const conditions = [exported, resizingCondition(observed, parsed), ready].filter(isGiven)
   const { change, requeueAfterMs } = statusChange(observed, parsed, conditions)
   if (change !== undefined) actions.push({ kind: 'status', change })
   const isUsed = server.state === 'known' && (server.served?.connections.length ?? 0) > 0
@@ -83,16 +84,27 @@ function isNews(disk: OnDemandDisk, { type, status, reason, message, observedGen
   )
 }
 
-/** A disk that was promised a spare gets it, also where an agent before this one had begun with that. */
-function planSpare({ disk, file, spare }: AgentObserved, parsed: OnDemandDisk): AgentPlan {
+/**
+ * A disk that was promised a spare gets it, also where an agent before this one had begun with that. It is served
+ * before its status says so, since a client waits for it: the file under the disk's uid is what lasts, and neither a
+ * Job nor another agent makes it again.
+ */
+function planSpare(observed: AgentObserved, parsed: OnDemandDisk): AgentPlan {
+  const { disk, file, spare, manifest } = observed
   const name = disk.metadata.annotations?.[SPARE_ANNOTATION]
   if (name === undefined || !hasFile(parsed) || (file === undefined && !spare)) return { actions: [] }
   const conditions = [
     condition(disk, 'Formatted', 'True', 'Formatted', 'The disk was formatted as a spare of the pool.'),
     condition(disk, 'Provisioned', 'True', 'SpareTaken', 'The disk was made of a spare of the pool.'),
   ]
-  const taken: AgentAction[] = file === undefined ? [{ kind: 'take spare', spare: name }] : []
-  return { actions: [...taken, { kind: 'status', change: { conditions } }] }
+  const text = manifestText(parsed, servedSize(observed, parsed))
+  return {
+    actions: [
+      ...(file === undefined ? [{ kind: 'take spare', spare: name } as const] : []),
+      ...(text === manifest ? [] : [{ kind: 'write manifest', text } as const]),
+      { kind: 'status', change: { conditions } },
+    ],
+  }
 }
 
 /**

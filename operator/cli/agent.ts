@@ -1,18 +1,21 @@
 /** `ondemand-disk-operator agent`: from options to an agent beside a pool's server, and from a signal to its end. */
+import { hostname } from 'node:os'
 import type { Log } from '../../server/cli/log.ts'
 import { UsageError } from '../../server/cli/options.ts'
 import type { Readiness } from '../../server/metrics/endpoint.ts'
 import type { Family } from '../../server/metrics/exposition.ts'
 import type { KubeClient } from '../kube/client.ts'
 import type { ControllerMeter } from '../kube/controller.ts'
+import { type EventRecorder, startEventRecorder } from '../kube/events.ts'
 import { kubeFamilies } from '../kube/metrics.ts'
 import { type AgentOptions, parseAgentOptions } from './agent-options.ts'
-import { aborted, connect, openEndpoint, stopRequested } from './program.ts'
+import { aborted, connect, flushed, openEndpoint, stopRequested } from './program.ts'
 
 /** What the agent works with. */
 export interface AgentTerms {
   readonly client: KubeClient
   readonly options: AgentOptions & { readonly namespace: string }
+  readonly events: EventRecorder
   readonly log: Log
 }
 
@@ -40,7 +43,9 @@ export async function agent(argv: readonly string[], startAgent: StartAgent): Pr
   if (namespace === undefined) throw new UsageError('--namespace is missing. Name the namespace of the pool.')
   const stop = stopRequested(log)
   let readiness: Readiness = 'starting'
-  const running = await startAgent({ client, options: { ...options, namespace }, log })
+  const instance = process.env.POD_NAME ?? hostname()
+  const events = startEventRecorder({ client, component: 'ondemand-disk-agent', instance, log })
+  const running = await startAgent({ client, options: { ...options, namespace }, events, log })
   const families = [
     ...kubeFamilies({ controllers: running.meters, client: clientMeter, host }),
     ...running.families,
@@ -61,6 +66,7 @@ export async function agent(argv: readonly string[], startAgent: StartAgent): Pr
     }
   } finally {
     await running.stop()
+    await flushed(events)
     close()
   }
   log.info({}, 'Stopped')

@@ -8,6 +8,7 @@ import type { Family } from '../../server/metrics/exposition.ts'
 import { serveProgramMetrics } from '../../server/metrics/program-endpoint.ts'
 import { createClient, type KubeClient } from '../kube/client.ts'
 import { findCluster } from '../kube/cluster.ts'
+import type { EventRecorder } from '../kube/events.ts'
 import { httpTransport } from '../kube/http-transport.ts'
 import { reasonOf } from '../kube/log.ts'
 import { type ClientMeter, clientMeter } from '../kube/metrics.ts'
@@ -78,6 +79,14 @@ export async function openEndpoint(
   })
   log.info({ uri: server.uri }, 'Serving metrics')
   return server
+}
+
+/** Events that are still on their way when the program ends have so long, in ms. */
+const FLUSH_MS = 2000
+
+/** Resolves when all events have been written, or when they have had their time. */
+export async function flushed(events: EventRecorder): Promise<void> {
+  await Promise.race([events.flush(), new Promise(resolve => setTimeout(resolve, FLUSH_MS).unref())])
 }
 
 /** Aborted by the first signal that asks the program to end; the second ends it at once. */

@@ -9,7 +9,7 @@ import type { ControllerMeter } from '../kube/controller.ts'
 import { type EventRecorder, startEventRecorder } from '../kube/events.ts'
 import { type Election, startElection } from '../kube/lease.ts'
 import { kubeFamilies } from '../kube/metrics.ts'
-import { aborted, connect, openEndpoint, stopRequested } from './program.ts'
+import { aborted, connect, flushed, openEndpoint, stopRequested } from './program.ts'
 import { parseRunOptions, type RunOptions } from './run-options.ts'
 
 /** What the controllers work with. */
@@ -31,9 +31,6 @@ export interface Controllers {
 }
 
 export type StartControllers = (terms: ControllersTerms) => Controllers
-
-/** Events that are still on their way when the program ends have so long, in ms. */
-const FLUSH_MS = 2000
 
 /**
  * Runs until SIGTERM or SIGINT. When another operator takes over, the process exits with 1.
@@ -86,7 +83,7 @@ export async function run(argv: readonly string[], startControllers: StartContro
     readiness = 'stopping'
   } finally {
     await controllers.stop()
-    await Promise.race([events.flush(), new Promise(resolve => setTimeout(resolve, FLUSH_MS).unref())])
+    await flushed(events)
     await election?.stop()
     await endpoint.close()
     connected.close()
