@@ -1,4 +1,5 @@
-#!/usr/bin/env node
+#!/usr/bin/env -S node --max-semi-space-size=4
+// Node's young generation of 48 MB and more is not worth its memory here: 4 cost no time, and save 40 MB.
 import { type Commands, runCommand } from './cli/entry.ts'
 
 /** What a command needs is loaded when it is called: an agent is small. */

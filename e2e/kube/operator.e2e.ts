@@ -313,9 +313,26 @@ describe('What cannot be made says why', () => {
       'Service lab',
     )
     expect(await client.find(STATEFUL_SETS, { namespace, name: 'lab' })).toBeUndefined()
+    // That it goes is noticed long before the pool would be looked at again.
     await client.delete(SERVICES, { namespace, name: 'lab' })
-    await vi.waitFor(() => client.get(POOLS, { namespace, name: 'lab' }))
-    await client.patch(POOLS, { namespace, name: 'lab' }, 'merge', { metadata: { labels: { again: 'yes' } } })
+    await waitFor(POOLS, { namespace, name: 'lab' }, 'Ready', 'True', 'Ready')
+  })
+
+  test('a claim that is not ours stands in the way', async () => {
+    const namespace = await makeNamespace('claimed')
+    await client.create(PERSISTENT_VOLUME_CLAIMS, {
+      apiVersion: 'v1',
+      kind: 'PersistentVolumeClaim',
+      metadata: { namespace, name: 'lab-disks' },
+      spec: { accessModes: ['ReadWriteOnce'], resources: { requests: { storage: '1Gi' } } },
+    } as never)
+    await pool(namespace)
+    expect(await waitFor(POOLS, { namespace, name: 'lab' }, 'Ready', 'False', 'NameTaken')).toContain(
+      'PersistentVolumeClaim lab-disks',
+    )
+    const claim = { metadata: { finalizers: null } }
+    await client.patch(PERSISTENT_VOLUME_CLAIMS, { namespace, name: 'lab-disks' }, 'merge', claim)
+    await client.delete(PERSISTENT_VOLUME_CLAIMS, { namespace, name: 'lab-disks' })
     await waitFor(POOLS, { namespace, name: 'lab' }, 'Ready', 'True', 'Ready')
   })
 })

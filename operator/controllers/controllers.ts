@@ -11,6 +11,7 @@ import { type Priority, WorkQueue } from '../kube/queue.ts'
 import { keyOf } from '../kube/store.ts'
 import { actOnPool } from '../pool/act.ts'
 import { observePool } from '../pool/observe.ts'
+import { obstaclesOf, watchObstacles } from '../pool/obstacles.ts'
 import { planPool } from '../pool/plan.ts'
 import type { PodSettings } from '../pool/settings.ts'
 import { followWorld, poolKeyOf } from '../pool/world.ts'
@@ -36,7 +37,7 @@ export function startControllers({ client, events, options, log }: ControllersTe
     {
       disk(event) {
         const { object } = event
-        diskQueue.add(keyOf(object), priorityOf(event))
+        diskQueue.add(keyOf(object), isSettled(object) ? priorityOf(event) : 'news')
         if (event.type !== 'updated' || countsAnew(event.old, object))
           poolQueue.addAfter(poolKeyOf(object), GATHER_MS)
       },
@@ -64,7 +65,7 @@ export function startControllers({ client, events, options, log }: ControllersTe
           ...world.pools.byIndex('claim', keyOf(object)).map(keyOf),
           ...(own === undefined ? [] : [`${namespace}/${own}`]),
         ]
-        for (const pool of pools) {
+        for (const pool of new Set(pools)) {
           poolQueue.add(pool)
           lookAtWaiting(pool)
         }
@@ -76,6 +77,8 @@ export function startControllers({ client, events, options, log }: ControllersTe
     },
     log,
   )
+
+  const obstacles = watchObstacles(client, pool => poolQueue.add(pool), log)
 
   function addOwner({ metadata }: KubeObject): void {
     for (const { kind, name } of metadata.ownerReferences ?? []) {
@@ -109,6 +112,7 @@ export function startControllers({ client, events, options, log }: ControllersTe
 
   async function reconcilePool(key: string, signal: AbortSignal) {
     const seen = await observePool(world, key, settings)
+    obstacles.follow(key, seen ? obstaclesOf(seen) : [])
     if (!seen) {
       placed.delete(key)
       return undefined
@@ -137,13 +141,23 @@ export function startControllers({ client, events, options, log }: ControllersTe
     },
     async stop() {
       await Promise.all(controllers.map(controller => controller.stop()))
-      await world.stop()
+      await Promise.all([obstacles.stop(), world.stop()])
     },
   }
 }
 
 function priorityOf(event: { readonly type: string; readonly initial?: boolean }): Priority {
   return event.type === 'added' && event.initial === true ? 'low' : 'news'
+}
+
+/** Of a disk that is ready nothing is awaited; after a start those that are not go first. */
+function isSettled({ metadata, status }: OnDemandDisk): boolean {
+  const ready = status?.conditions?.find(({ type }) => type === 'Ready')
+  return (
+    metadata.deletionTimestamp === undefined &&
+    ready?.status === 'True' &&
+    ready.observedGeneration === metadata.generation
+  )
 }
 
 /** Is there something that the pool counts? */

@@ -1,5 +1,6 @@
 /** The API server's requests: typed by the kind of object, with errors that say why, retries and a rate limit. */
-import { jsonLines, parseJson, textOf } from './body.ts'
+import { bodyOf, cutOff, retryAfter } from './answer.ts'
+import { jsonLines, parseJson } from './body.ts'
 import { deadlineOf, sleep } from './deadline.ts'
 import { errorOfAnswer, KubeError } from './kube-error.ts'
 import { groupVersion, type KubeObject, type Resource } from './objects.ts'
@@ -285,26 +286,4 @@ export function createClient({ transport, limiter, onAnswer, userAgent }: Client
     },
   }
   return client
-}
-
-async function bodyOf(what: string, { body }: HttpResponse, signal: AbortSignal): Promise<string> {
-  try {
-    return await textOf(what, body)
-  } catch (error) {
-    throw cutOff(what, error, signal)
-  }
-}
-
-/** The error of an answer that broke off; a signal's reason comes before what its abort has caused. */
-function cutOff(what: string, error: unknown, signal: AbortSignal): unknown {
-  if (signal.aborted) return signal.reason
-  if (error instanceof KubeError) return error
-  const reason = error instanceof Error ? error.message : String(error)
-  return new KubeError('Unreachable', `${what} was cut off: ${reason}`, { cause: error })
-}
-
-/** What the header Retry-After says, in ms; the API server writes seconds. */
-function retryAfter({ headers }: HttpResponse): number | undefined {
-  const seconds = Number(headers['retry-after'] ?? Number.NaN)
-  return seconds >= 0 ? seconds * 1000 : undefined
 }

@@ -45,7 +45,7 @@ export interface Election {
 const LEASE_MS = 15_000
 const RENEW_DEADLINE_MS = 10_000
 const RETRY_MS = 2000
-const JITTER = 1.2
+const JITTER = 0.2
 /** Tries of a candidate at the end of another's Lease are spread over so long, in ms. */
 const SPREAD_MS = 100
 

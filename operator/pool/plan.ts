@@ -19,6 +19,9 @@ import { planSpares } from './spares.ts'
 /** On what the operator applies: a hash of all of it, which tells that a field is wanted no longer. */
 const APPLIED_ANNOTATION = `${API_GROUP}/applied`
 
+/** What stands in the way is watched, but not however much of it there is: it is looked at again after so long, in ms. */
+const TAKEN_MS = 300_000
+
 /** What is to be done now. */
 export function planPool(observed: PoolObserved): PoolPlan {
   const { pool, parsed } = observed
@@ -32,6 +35,7 @@ export function planPool(observed: PoolObserved): PoolPlan {
   const { actions, taken } = build(observed, parsed)
   const spares = planSpares(observed, parsed)
   return {
+    ...(taken !== undefined && { requeueAfterMs: TAKEN_MS }),
     ...spares,
     actions: [...actions, report(observed, parsed, taken), ...spares.actions],
   }

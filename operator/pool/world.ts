@@ -22,7 +22,7 @@ import {
 } from '../kube/objects.ts'
 import { type Reflector, startReflector } from '../kube/reflector.ts'
 import type { Indexers, Store, StoreEvent } from '../kube/store.ts'
-import { MANAGED_SELECTOR } from '../terms/names.ts'
+import { MANAGED_SELECTOR, poolNames } from '../terms/names.ts'
 import { Fresh } from './fresh.ts'
 import type { Part } from './observed.ts'
 
@@ -50,12 +50,11 @@ export const DISK_INDEXERS: Indexers<OnDemandDisk> = {
   export: disk => [exportKeyOf(disk)],
   uid: ({ metadata }) => [metadata.uid ?? ''],
 }
-/** Value of the index `claim`: `NAMESPACE/CLAIM`. */
+/** Value of the index `claim`: `NAMESPACE/CLAIM`, also of one that somebody else has under the name of the pool's own. */
 export const POOL_INDEXERS: Indexers<DiskPool> = {
-  claim: ({ metadata, spec }) => {
-    const name = spec?.storage?.claimName
-    return name === undefined ? [] : [`${metadata.namespace}/${name}`]
-  },
+  claim: ({ metadata, spec }) => [
+    `${metadata.namespace}/${spec?.storage?.claimName ?? poolNames(metadata.name).claim}`,
+  ],
 }
 export const POD_INDEXERS: Indexers<Pod> = {
   owner: ({ metadata }) => (metadata.ownerReferences ?? []).map(({ uid }) => uid),
