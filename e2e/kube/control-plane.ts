@@ -22,6 +22,8 @@ export interface ControlPlane extends AsyncDisposable {
   readonly client: KubeClient
   /** URL of the API server. */
   readonly server: URL
+  /** Process of a component. */
+  pid(component: 'etcd' | 'apiserver'): Promise<number>
   /** SIGKILL, as a crash. */
   killApiServer(): Promise<void>
   /** Starts it again on its port; resolves when it is ready. */
@@ -54,15 +56,18 @@ export async function startControlPlane({
   clearTimeout(timer)
   const cluster = await findCluster(kubeconfig)
   const transport = httpTransport(cluster)
+  const pid = async (component: string) =>
+    Number((await readFile(join(state, 'pid', component), 'utf8')).split(' ')[0])
   return {
     kubeconfig,
+    pid,
     client: createClient({ transport: transport.send }),
     server: cluster.server,
     async killApiServer() {
-      const [pid = ''] = (await readFile(join(state, 'pid/apiserver'), 'utf8')).split(' ')
-      process.kill(Number(pid), 'SIGKILL')
+      const server = await pid('apiserver')
+      process.kill(server, 'SIGKILL')
       // Gone is who no longer listens.
-      while (existsSync(`/proc/${pid}/fd/0`)) await new Promise(resolve => setTimeout(resolve, 5))
+      while (existsSync(`/proc/${server}/fd/0`)) await new Promise(resolve => setTimeout(resolve, 5))
     },
     async startApiServer() {
       await check(SCRIPT, ['up', state, ...options], { timeout: START_LIMIT })

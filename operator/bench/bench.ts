@@ -1,7 +1,7 @@
 /**
  * Measures the operator on a real API server without nodes, whose Jobs and agents a stub plays: `npm run
- * bench:operator`. Exits with 1 when a figure is not what it is to be. The operator's memory includes what reading a
- * kubeconfig takes, which a Pod does not need.
+ * bench:operator`. Exits with 1 when a figure is not what it is to be. API server, etcd and the stub share the
+ * machine's processors with the operator: the share of each is told.
  */
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { installCrds, startControlPlane } from '../../e2e/kube/control-plane.ts'
@@ -10,8 +10,13 @@ import type { KubeClient } from '../kube/client.ts'
 import { NAMESPACES } from '../kube/objects.ts'
 import { startReflector } from '../kube/reflector.ts'
 import { DISKS, POOLS } from '../pool/world.ts'
-import { ACCEPTED_ANNOTATION, FINALIZER, POOL_LABEL } from '../terms/names.ts'
+import { FINALIZER } from '../terms/names.ts'
+import { asPod } from './as-pod.ts'
+import { diskObject, inParallel, makeOldDisks } from './objects.ts'
 import { type OperatorProcess, startOperator } from './operator-process.ts'
+import { countProcessor } from './processor.ts'
+import { failures, remark, report } from './report.ts'
+import { measureSpares } from './spare.ts'
 
 const argument = (name: string, otherwise: number) => {
   const index = process.argv.indexOf(`--${name}`)
@@ -22,87 +27,12 @@ const ALL_DISKS = argument('all', 10_000)
 const IDLE_SECONDS = argument('idle', 60)
 
 const NAMESPACE = 'bench'
-const failures: string[] = []
-
-function report(
-  what: string,
-  value: number,
-  unit: string,
-  promise: { atLeast?: number; atMost?: number },
-): void {
-  const { atLeast, atMost } = promise
-  const isKept = value >= (atLeast ?? value) && value <= (atMost ?? value)
-  const wanted =
-    atLeast === undefined ? (atMost === undefined ? '' : `at most ${atMost}`) : `at least ${atLeast}`
-  process.stdout.write(
-    `${what.padEnd(64)} ${value.toFixed(value < 100 ? 1 : 0).padStart(8)} ${unit.padEnd(10)} ${wanted}${isKept ? '' : '  NOT KEPT'}\n`,
-  )
-  if (!isKept) failures.push(what)
-}
-
-/** Runs so many of them at once. */
-async function inParallel(
-  count: number,
-  atOnce: number,
-  run: (index: number) => Promise<unknown>,
-): Promise<void> {
-  let next = 0
-  await Promise.all(
-    Array.from({ length: atOnce }, async () => {
-      while (next < count) await run(next++)
-    }),
-  )
-}
-
-const diskObject = (name: string, metadata: object = {}) =>
-  ({
-    apiVersion: 'ondemanddisk.dev/v1alpha1',
-    kind: 'OnDemandDisk',
-    metadata: { namespace: NAMESPACE, name, ...metadata },
-    spec: { poolName: 'lab', size: '8Mi', filesystem: { type: 'ext4' } },
-  }) as unknown as OnDemandDisk
+/** Disks of the bare requests. */
+const BARE = 'bare'
+const BARE_DISKS = 500
 
 const isReady = ({ status }: OnDemandDisk) =>
   status?.conditions?.some(({ type, status: is }) => type === 'Ready' && is === 'True') === true
-
-/** Disks as the operator and an agent have left them long ago. */
-async function makeOldDisks(client: KubeClient, count: number): Promise<void> {
-  const accepted = JSON.stringify({ poolName: 'lab', mode: 'Persistent', filesystem: { type: 'ext4' } })
-  await inParallel(count, 32, async index => {
-    const name = `old-${index}`
-    const own = JSON.stringify({ ...JSON.parse(accepted), exportName: name })
-    const object = await client.create(
-      DISKS,
-      diskObject(name, {
-        finalizers: [FINALIZER],
-        labels: { [POOL_LABEL]: 'lab' },
-        annotations: { [ACCEPTED_ANNOTATION]: own },
-      }),
-    )
-    const condition = (type: string, reason: string, message: string) => ({
-      ...{ type, status: 'True', reason, message, observedGeneration: 1 },
-      lastTransitionTime: '2026-01-01T00:00:00Z',
-    })
-    const made = 'The disk has been made. It will never be formatted again.'
-    const status = {
-      ...{
-        observedGeneration: 1,
-        attempts: 1,
-        size: 8 * 2 ** 20,
-        connections: 0,
-        filesystem: 'ext4',
-        uri: `nbd://stub/${name}`,
-      },
-      conditions: [
-        condition('Provisioned', 'Formatted', made),
-        condition('Formatted', 'Formatted', made),
-        condition('Ready', 'Ready', 'Clients can use the disk.'),
-        condition('Exported', 'Serving', 'Clients can connect.'),
-      ],
-    }
-    await client.patch(DISKS, object.metadata, 'merge', { status }, { subresource: 'status' })
-  })
-}
 
 /** Resolves with the seconds until it holds for the disk, seen by a watch. */
 function waiter(client: KubeClient) {
@@ -133,9 +63,10 @@ function waiter(client: KubeClient) {
       limitSeconds: number,
     ): Promise<void> {
       const left = new Set(
-        names.filter(
-          name => !reflector.store.list().some(disk => disk.metadata.name === name && holds(disk)),
-        ),
+        names.filter(name => {
+          const disk = reflector.store.get(NAMESPACE, name)
+          return disk === undefined || !holds(disk)
+        }),
       )
       if (left.size === 0) return Promise.resolve()
       return new Promise((resolve, reject) => {
@@ -164,13 +95,30 @@ async function main(): Promise<void> {
   process.stderr.write('Starting a control plane\n')
   await using plane = await startControlPlane()
   const { client, kubeconfig } = plane
+  await using pod = await asPod(kubeconfig)
   await installCrds(client)
-  await client.create(NAMESPACES, { apiVersion: 'v1', kind: 'Namespace', metadata: { name: NAMESPACE } })
+  for (const name of [NAMESPACE, BARE]) {
+    await client.create(NAMESPACES, { apiVersion: 'v1', kind: 'Namespace', metadata: { name } })
+  }
+  const controlPlane = {
+    'the API server': await plane.pid('apiserver'),
+    etcd: await plane.pid('etcd'),
+    'this bench, with its stub of nodes and agents': process.pid,
+  }
+  process.stderr.write(`${2 * BARE_DISKS} bare requests\n`)
+  await makeOldDisks(client, BARE, 'warm', 100)
+  const bareAt = performance.now()
+  const bareShares = countProcessor(controlPlane)
+  await makeOldDisks(client, BARE, 'bare', BARE_DISKS)
+  const bare = (2 * BARE_DISKS) / ((performance.now() - bareAt) / 1000)
+  report('bare writes of disks, 32 at once, with nobody watching', bare, 'writes/s')
+  bareShares(2 * BARE_DISKS)
+
   const disks = waiter(client)
   await disks.synced
   const operators: OperatorProcess[] = []
   const start = async (...options: string[]) => {
-    const operator = await startOperator(kubeconfig, options)
+    const operator = await startOperator(pod, options)
     operators.push(operator)
     return operator
   }
@@ -185,34 +133,37 @@ async function main(): Promise<void> {
 
     process.stderr.write(`${NEW_DISKS} new disks\n`)
     const first = await start('--no-leader-election')
-    await client.create(DISKS, diskObject('warm'))
+    await client.create(DISKS, diskObject(NAMESPACE, 'warm'))
     await disks.all(['warm'], isReady, 60)
     const names = Array.from({ length: NEW_DISKS }, (_, index) => `new-${index}`)
     first.pause()
-    await inParallel(NEW_DISKS, 32, index => client.create(DISKS, diskObject(names[index] ?? '')))
+    await inParallel(NEW_DISKS, 32, index => client.create(DISKS, diskObject(NAMESPACE, names[index] ?? '')))
     const before = await first.requests(true)
+    const shares = countProcessor({ 'the operator': first.pid, ...controlPlane })
     const startedAt = performance.now()
     await disks.all(names, isReady, 300)
     const seconds = (performance.now() - startedAt) / 1000
+    report(`${NEW_DISKS} disks, Pending to Ready`, NEW_DISKS / seconds, 'disks/s', { atLeast: 50 })
+    shares(NEW_DISKS)
     await first.idle()
     const calls = await first.requests(false)
-    report(`${NEW_DISKS} disks, Pending to Ready`, NEW_DISKS / seconds, 'disks/s', { atLeast: 50 })
-    for (const [method, count] of Object.entries(calls)) {
-      report(
-        `  requests of the operator for each disk: ${method}`,
-        (count - (before[method] ?? 0)) / NEW_DISKS,
-        '',
-        {},
-      )
-    }
+    const each = (method: string) => ((calls[method] ?? 0) - (before[method] ?? 0)) / NEW_DISKS
+    report(
+      'requests of the operator for each disk',
+      Object.keys(calls).reduce((sum, method) => sum + each(method), 0),
+      '',
+    )
+    for (const method of Object.keys(calls)) report(`  ${method}`, each(method), '')
+    report('  beside them the Job and the disk as nodes and agents write them', 2, '')
+    report('resident memory of the operator after that', first.memory().resident / 1e6, 'MB')
     await first.kill()
     await node.stop()
 
     process.stderr.write(`${ALL_DISKS} disks that are there\n`)
-    await makeOldDisks(client, ALL_DISKS - NEW_DISKS - 1)
+    await makeOldDisks(client, NAMESPACE, 'old', ALL_DISKS - NEW_DISKS - BARE_DISKS - 101)
     const startedColdAt = performance.now()
     const starting = start('--no-leader-election')
-    await client.create(DISKS, diskObject('first'))
+    await client.create(DISKS, diskObject(NAMESPACE, 'first'))
     await disks.all(['first'], isClaimed, 120)
     report(
       `first new disk beside ${ALL_DISKS}, from a cold start`,
@@ -232,16 +183,18 @@ async function main(): Promise<void> {
     )
     report(`writes in ${IDLE_SECONDS} idle seconds`, writes, '', { atMost: 0 })
     report(`resident memory with ${ALL_DISKS} disks`, second.memory().resident / 1e6, 'MB', { atMost: 250 })
-    report('  at its highest', second.memory().highest / 1e6, 'MB', {})
+    report('  at its highest', second.memory().highest / 1e6, 'MB')
+    if (pod.caveat !== undefined) remark(`  ${pod.caveat}`)
     await second.kill()
 
     process.stderr.write('The leader is killed\n')
     const elected = ['--lease-namespace', NAMESPACE]
     const leader = await start(...elected)
-    await start(...elected).catch(() => undefined)
+    await leader.leading
+    await start(...elected)
     const killedAt = performance.now()
     await leader.kill()
-    await client.create(DISKS, diskObject('orphan'))
+    await client.create(DISKS, diskObject(NAMESPACE, 'orphan'))
     await disks.all(['orphan'], isClaimed, 120)
     report('the next acts after the leader was killed', (performance.now() - killedAt) / 1000, 's', {
       atMost: 20,
@@ -253,7 +206,11 @@ async function main(): Promise<void> {
   }
 }
 
-await main()
+if (process.argv.includes('--only-spares')) await measureSpares()
+else {
+  await main()
+  await measureSpares()
+}
 if (failures.length > 0) {
   process.stderr.write(`Not kept: ${failures.join('; ')}\n`)
   process.exitCode = 1

@@ -2,12 +2,18 @@
 import { spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
-import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { MAIN, type PodTerms } from './as-pod.ts'
+
+/** As the first line of the program has them. */
+const NODE_OPTIONS = ['--max-semi-space-size=4']
 
 export interface OperatorProcess {
+  readonly pid: number
   /** Requests to the API server so far, by method. `resume` lets a process that was paused go on, after its count. */
   requests(resume: boolean): Promise<Record<string, number>>
+  /** Resolves when it acts. */
+  readonly leading: Promise<void>
   /** Resolves when no request has been made for 3 seconds. */
   idle(): Promise<void>
   /** Bytes. */
@@ -15,8 +21,6 @@ export interface OperatorProcess {
   pause(): void
   kill(): Promise<void>
 }
-
-const MAIN = join(import.meta.dirname, '../main.ts')
 
 function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {
@@ -29,28 +33,26 @@ function freePort(): Promise<number> {
 }
 
 /** Starts one; resolves when it acts, or as a standby knows all objects. */
-export async function startOperator(
-  kubeconfig: string,
-  options: readonly string[],
-): Promise<OperatorProcess> {
+export async function startOperator(pod: PodTerms, options: readonly string[]): Promise<OperatorProcess> {
   const port = await freePort()
-  const argv = [
-    'run',
-    '--kubeconfig',
-    kubeconfig,
-    '--image',
-    'bench',
-    '--metrics',
-    `127.0.0.1:${port}`,
-    ...options,
-  ]
-  const child = spawn(process.execPath, [MAIN, ...argv], { stdio: ['ignore', 'ignore', 'pipe'] })
+  const argv = ['run', ...pod.options, '--image', 'bench', '--metrics', `127.0.0.1:${port}`, ...options]
+  const [program = '', ...args] = [...pod.command, process.execPath, ...NODE_OPTIONS, MAIN, ...argv]
+  const child = spawn(program, args, {
+    stdio: ['ignore', 'ignore', 'pipe'],
+    env: { ...process.env, ...pod.env },
+  })
   const ended = new Promise<void>(resolve => child.once('exit', () => resolve()))
   let said = ''
+  let act = () => {}
+  const leading = new Promise<void>(resolve => {
+    act = resolve
+  })
   await new Promise<void>((resolve, reject) => {
     createInterface(child.stderr).on('line', line => {
       said = (said + line).slice(-2000)
-      if (line.includes(options.includes('--no-leader-election') ? 'Acting' : 'Knows all objects')) resolve()
+      if (line.includes('"Acting"')) act()
+      if (line.includes(options.includes('--no-leader-election') ? '"Acting"' : '"Knows all objects"'))
+        resolve()
     })
     void ended.then(() => reject(new Error(`The operator ended: ${said}`)))
   })
@@ -66,6 +68,8 @@ export async function startOperator(
   }
 
   return {
+    pid: child.pid ?? 0,
+    leading,
     async requests(resume) {
       if (!resume) return await counts()
       // Nothing of a process that stands still is answered: it is asked while it has just begun to go on.
