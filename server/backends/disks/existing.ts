@@ -1,9 +1,9 @@
 /** Finds and opens disks that exist, and nothing else that a directory may hold. */
-import { constants } from 'node:fs'
+import { constants, fstatSync } from 'node:fs'
 import { join } from 'node:path'
 import { quote } from '../../../crds/quote.ts'
 import { foreignKind, type OpenContent, sizeOf } from './content.ts'
-import { closeDescriptor, openDescriptor, statDescriptor } from './descriptors.ts'
+import { closeDescriptor, openDescriptor } from './descriptors.ts'
 import { codeOf, DiskError, NotADiskError } from './errors.ts'
 import { lookUp, type Records } from './records.ts'
 
@@ -81,7 +81,8 @@ export async function openExisting(
   const fd = location && (await openLocation(fileName, location, readOnly))
   if (fd === undefined) return undefined
   try {
-    const stats = await statDescriptor(fd, { bigint: true })
+    // Of an open file, the kernel has this in memory.
+    const stats = fstatSync(fd, { bigint: true })
     const foreign = foreignKind(stats)
     if (foreign !== undefined) throw new NotADiskError(fileName, `it is ${foreign}`)
     return { fd, size: sizeOf(fd, stats), blockDevice: stats.isBlockDevice(), stats }
