@@ -90,8 +90,12 @@ describe('A client that reads late', () => {
       client.resume()
       setImmediate(() => client.pause())
     }, 1)
-    for (const [cookie, length] of lengths.entries()) {
-      expect(await takeSimple(client)).toEqual({ error: 0, cookie: BigInt(cookie) })
+    const answered = new Set<number>()
+    while (answered.size < lengths.length) {
+      const { error, cookie } = await takeSimple(client)
+      expect(error).toBe(0)
+      answered.add(Number(cookie))
+      const length = lengths[Number(cookie)] as number
       expect((await client.take(length)).equals(data.subarray(0, length))).toBe(true)
     }
     clearInterval(portions)

@@ -13,6 +13,7 @@ import { bytesLent, HEADER_ROOM, MAX_DATA, takeBuffer } from './buffers.ts'
 import { BulkRead } from './bulk-read.ts'
 import type { Channel, Receiver } from './channel.ts'
 import { Gathering } from './gathering.ts'
+import { isLargeRead, sendLargeRead } from './large-read.ts'
 import { type OpenedDisk, transmissionFlags } from './opened-disk.ts'
 import { startOperation } from './operations.ts'
 import { outbox, outboxIsFull, sendOutbox } from './outbox.ts'
@@ -27,6 +28,12 @@ import { Turn } from './turn.ts'
 const [MAX_WAITING_REQUESTS, MAX_WAITING_BYTES] = [1024, 16 * 2 ** 20]
 /** Bytes in all connections' buffers above which each connection may have one buffer only. */
 const MAX_LENT_BYTES = 512 * 2 ** 20
+/**
+ * Reads from this size on are left to threads while others wait behind them: copying so much takes longer
+ * than the way to a thread and back, and threads copy side by side.
+ * Bytes, and how many of them one connection may have with threads.
+ */
+const [LARGE, MAX_SHARED_BYTES] = [128 * 2 ** 10, 2 * 2 ** 20]
 /** Parts of an unfinished WRITE end on multiples of this, so that no sector is torn if the client vanishes. */
 const SECTOR = 4096
 
@@ -50,6 +57,8 @@ export class Transmission implements Receiver, RequestOwner {
   readonly #onImmediate = () => this.#nextTurn()
   #immediate = false
   readonly #turn = new Turn()
+  /** Bytes of further requests stand behind the one that is parsed. */
+  #moreFollows = false
   readonly gathering = new Gathering()
   #stopping = false
   /** No further request will be served: DISC, end of stream, or the server's own decision. */
@@ -196,6 +205,7 @@ export class Transmission implements Receiver, RequestOwner {
     if (end < next) return at
     parseRequest(buffer, at, request)
     this.#turn.requests++
+    this.#moreFollows = next < end
     if (request.type === CMD.DISC) {
       this.#hungUp = true
       return next
@@ -262,7 +272,9 @@ export class Transmission implements Receiver, RequestOwner {
     const { backend, handle } = this.#disk
     const start = dataStart(parsed)
     this.#turn.bytes += length
-    const read = backend.preadNow(handle, outbox.buffer, start, length, offset)
+    const isShared =
+      length >= LARGE && (this.#moreFollows || this.#waiting > 0) && this.#waitingBytes < MAX_SHARED_BYTES
+    const read = isShared ? 0 : backend.preadNow(handle, outbox.buffer, start, length, offset)
     if (read === length) {
       replyRead(parsed)
       this.#recorder.read(length)
@@ -375,7 +387,8 @@ export class Transmission implements Receiver, RequestOwner {
         this.#events.failed(request.type, request.error)
       }
       if (!this.#channel.closed) {
-        replyFinished(request)
+        if (isLargeRead(request)) sendLargeRead(this.#channel, request)
+        else replyFinished(request)
         this.#recorder.answered(request)
       }
       request.release()

@@ -33,6 +33,8 @@ const IORING_SETUP_COOP_TASKRUN = 1 << 8
 const IORING_SETUP_SINGLE_ISSUER = 1 << 12
 const IORING_REGISTER_EVENTFD = 4
 const IORING_OP_READ = 22
+/** Flag of an entry, in the word that begins with the operation: leave it to a thread of the kernel's at once. */
+const IOSQE_ASYNC = (1 << 4) << 8
 const IORING_OFF_SQES = 0x10000000
 const [PROT_READ_WRITE, MAP_SHARED_POPULATE] = [3, 0x8001]
 const CLOEXEC = 0o2000000
@@ -47,6 +49,12 @@ export const RING_ENTRIES = 256
  * the event loop stands still; between two calls, others have their turn.
  */
 const MAX_AT_ONCE = 8
+
+/**
+ * Reads from this size on, in bytes, are made by a thread of the kernel's: where the page cache has the data, copying
+ * it would hold the event loop.
+ */
+const LARGE = 64 * 2 ** 10
 
 /** struct io_uring_params and where in it the offsets into the rings begin. */
 const [PARAMS_LENGTH, SQ_OFFSETS, CQ_OFFSETS] = [120, 40, 80]
@@ -162,7 +170,7 @@ export class IoRing {
     const tail = (this.#ring[this.#sqTail] as number) + this.#prepared
     const at = (tail & this.#sqMask) * SQE_WORDS
     const entries = this.#entries
-    entries[at] = IORING_OP_READ
+    entries[at] = length >= LARGE ? IORING_OP_READ | IOSQE_ASYNC : IORING_OP_READ
     entries[at + 1] = fd
     entries[at + 2] = offset % TWO_POW_32
     entries[at + 3] = offset / TWO_POW_32
