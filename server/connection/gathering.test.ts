@@ -1,19 +1,25 @@
 import { writeSync } from 'node:fs'
 import { describe, expect, test, vi } from 'vitest'
 import { nap } from '../linux/syscalls.ts'
-import { Gathering, WAIT_US } from './gathering.ts'
+import { Gathering, WAIT_US, WAIT_WITH_DATA_US } from './gathering.ts'
 import { type RawClient, READ, request, takeSimple } from './test-client.ts'
 import { allGone, MIB, serve } from './test-server.ts'
 
 vi.mock('../linux/syscalls.ts', { spy: true })
 
 /** Tells of so many batches of equal size, `apart` ms from each other; returns how many of them were waited for. */
-function waitsOver(gathering: Gathering, batches: number, requests: number, apart = 0.05): number {
+function waitsOver(
+  gathering: Gathering,
+  batches: number,
+  requests: number,
+  apart = 0.05,
+  bytes = 28,
+): number {
   let waited = 0
   for (let batch = 0; batch < batches; batch++) {
     if (gathering.micros > 0) waited++
     now += apart
-    gathering.note(requests, now)
+    gathering.note(requests, requests * bytes, now)
   }
   return waited
 }
@@ -28,6 +34,14 @@ describe('Waiting for more requests', () => {
     expect(waitsOver(gathering, 1000, 12)).toBe(1000)
     waitsOver(gathering, 600, 1)
     expect(gathering.micros).toBe(0)
+  })
+
+  test('is shorter where they bring data', () => {
+    const gathering = new Gathering()
+    waitsOver(gathering, 2000, 12, 0.05, 4124)
+    expect(gathering.micros).toBe(WAIT_WITH_DATA_US)
+    waitsOver(gathering, 600, 12, 0.05, 28)
+    expect(gathering.micros).toBe(WAIT_US)
   })
 
   test('is tried ever more seldom on a client with one request under way', () => {

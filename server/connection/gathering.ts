@@ -4,8 +4,14 @@
  * each: most of what a small request costs. A few microseconds later there are several, and all share these.
  */
 
-/** How long to wait, in microseconds: less than a request takes in all. */
-export const WAIT_US = 25
+/**
+ * How long to wait, in microseconds: less than a request takes in all. Requests that bring data keep their client busy
+ * for longer, so that more come while they are worked on, and a longer wait would only hold them up.
+ */
+export const WAIT_US = 40
+export const WAIT_WITH_DATA_US = 25
+/** Bytes that a request has to bring on average to count as one with data. */
+const WITH_DATA = 512
 /** Requests that have to come at a time, on average, for the wait to be worth it. */
 const WORTH = 6
 /** Batches over which that average is taken: while it is tried, and once it has proved right. */
@@ -24,19 +30,22 @@ export class Gathering {
   micros = 0
   #batches = 0
   #requests = 0
+  #bytes = 0
   #pause = FIRST_PAUSE
   #untilJudged = FIRST_PAUSE
   #since = 0
 
-  /** A batch of so many requests came at `now`, in ms. */
-  note(requests: number, now: number): void {
+  /** A batch of so many requests, and bytes in all, came at `now`, in ms. */
+  note(requests: number, bytes: number, now: number): void {
     this.#requests += requests
+    this.#bytes += bytes
     this.#batches++
     if (this.#batches < this.#untilJudged) return
     if (this.micros > 0) this.#judge()
     else this.#consider(now)
     this.#batches = 0
     this.#requests = 0
+    this.#bytes = 0
     this.#since = now
   }
 
@@ -44,6 +53,7 @@ export class Gathering {
     if (this.#requests >= WORTH * this.#batches) {
       this.#pause = FIRST_PAUSE
       this.#untilJudged = TERM
+      this.#wait()
     } else {
       this.micros = 0
       this.#untilJudged = this.#pause
@@ -53,7 +63,11 @@ export class Gathering {
 
   #consider(now: number): void {
     if (now - this.#since > BUSY_MS * this.#batches) return
-    this.micros = WAIT_US
+    this.#wait()
     this.#untilJudged = TRIAL
+  }
+
+  #wait(): void {
+    this.micros = this.#bytes < WITH_DATA * this.#requests ? WAIT_US : WAIT_WITH_DATA_US
   }
 }

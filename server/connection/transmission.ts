@@ -141,7 +141,7 @@ export class Transmission implements Receiver, RequestOwner {
       // Also after a violation of the protocol: what stays in the outbox would go to another client.
       this.#send()
     }
-    this.gathering.note(this.#turn.requests, this.#parsed.startedAt)
+    this.gathering.note(this.#turn.requests, end - start, this.#parsed.startedAt)
     if (this.#turn.isOver) this.#schedule()
     if (!this.#hungUp) return at
     this.#endWhenIdle()
