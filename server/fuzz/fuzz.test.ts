@@ -7,10 +7,18 @@ test('A seed always gives the same stream', () => {
   expect(streamOf(42, 2 ** 20)).not.toEqual(streamOf(43, 2 ** 20))
 })
 
-test('The server stays well for some seconds of hostile clients', { timeout: 60_000 }, async () => {
-  const { streams, honestRounds, deep } = await fuzz(4, 20_261_120)
-  expect(streams).toBeGreaterThan(50)
-  expect(honestRounds).toBeGreaterThan(2)
+test('The server stays well for some seconds of hostile clients', { timeout: 120_000 }, async () => {
+  let [played, honest] = [0, 0]
+  const answered = { simple: 0, structured: 0, extended: 0 }
+  // On a busy machine few clients come far in so many seconds.
+  for (let round = 0; round === 0 || (round < 10 && Math.min(...Object.values(answered)) <= 5); round++) {
+    const { streams, honestRounds, deep } = await fuzz(4, 20_261_120 + 10_000 * round)
+    played += streams
+    honest += honestRounds
+    for (const kind of ['simple', 'structured', 'extended'] as const) answered[kind] += deep[kind]
+  }
+  expect(played).toBeGreaterThan(50)
+  expect(honest).toBeGreaterThan(2)
   // A fuzzer whose clients all fail in the handshake says nothing about requests.
-  for (const clients of Object.values(deep)) expect(clients).toBeGreaterThan(5)
+  for (const clients of Object.values(answered)) expect(clients).toBeGreaterThan(5)
 })
