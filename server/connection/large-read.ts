@@ -1,4 +1,7 @@
-/** Data that is sent out of the buffer into which it was read: from some size on, a copy costs more than a call. */
+/**
+ * Large reads. Copying so much out of the page cache takes longer than the way to a thread and back, and threads copy
+ * side by side, while the event loop sends what is there: out of the buffer it was read into.
+ */
 import { NBD_ERRNO } from '../protocol/constants.ts'
 import {
   dataHeaderLength,
@@ -9,19 +12,32 @@ import {
 import { HEADER_ROOM } from './buffers.ts'
 import type { Channel } from './channel.ts'
 import { sendOutbox } from './outbox.ts'
+import { replyFinished } from './replies.ts'
 import type { Request } from './request.ts'
 import { writeDataAndHoles } from './zeroes.ts'
 
-/** Bytes from which on data is not copied behind other replies. */
-const LARGE = 64 * 2 ** 10
+/** Bytes from which on a read is left to threads, and how many of them one connection may have with threads. */
+const [LARGE, MAX_SHARED_BYTES] = [128 * 2 ** 10, 2 * 2 ** 20]
+/** Bytes from which on a copy behind other replies costs more than a call of its own. */
+const COPIED_BELOW = 64 * 2 ** 10
 
-/** Is this a READ that has succeeded and whose data is better sent from where it is? */
-export function isLargeRead({ buffer, length, error, refusal }: Request): boolean {
-  return buffer !== undefined && length >= LARGE && error === undefined && refusal === NBD_ERRNO.OK
+/** Should this read be left to threads? Others are behind it (`moreFollows`), or `waiting` bytes are under way. */
+export function isLeftToThreads(length: number, moreFollows: boolean, waiting: number): boolean {
+  return length >= LARGE && (moreFollows || waiting > 0) && waiting < MAX_SHARED_BYTES
 }
 
-/** Sends the reply to such a READ, and what has been gathered before it. */
-export function sendLargeRead(channel: Channel, request: Request): void {
+/** Is this a READ that has succeeded and whose data is better sent from where it is? */
+function isSentInPlace({ buffer, length, error, refusal }: Request): boolean {
+  return buffer !== undefined && length >= COPIED_BELOW && error === undefined && refusal === NBD_ERRNO.OK
+}
+
+/** Gathers the reply to a request that has ended, or sends it, and what has been gathered before it. */
+export function sendFinished(channel: Channel, request: Request): void {
+  if (isSentInPlace(request)) sendInPlace(channel, request)
+  else replyFinished(request)
+}
+
+function sendInPlace(channel: Channel, request: Request): void {
   const { framing, offset, length } = request
   const buffer = request.buffer as Buffer
   const from = HEADER_ROOM - dataHeaderLength(framing)

@@ -24,7 +24,7 @@ import { MIB, serve } from './test-server.ts'
 const SIZE = 64 * MIB
 const DONTNEED = 4
 /** Milliseconds: far above what this machine's other work costs, far below what waiting for a disk costs all the time. */
-const LIMIT = 100
+const LIMIT = 500
 
 /** Fills a file with data that is on the disk and not in the page cache. */
 async function makeCold(path: string): Promise<void> {

@@ -13,12 +13,12 @@ import { bytesLent, HEADER_ROOM, MAX_DATA, takeBuffer } from './buffers.ts'
 import { BulkRead } from './bulk-read.ts'
 import type { Channel, Receiver } from './channel.ts'
 import { Gathering } from './gathering.ts'
-import { isLargeRead, sendLargeRead } from './large-read.ts'
+import { isLeftToThreads, sendFinished } from './large-read.ts'
 import { type OpenedDisk, transmissionFlags } from './opened-disk.ts'
 import { startOperation } from './operations.ts'
 import { outbox, outboxIsFull, sendOutbox } from './outbox.ts'
 import { hasPayload, parseRequest } from './parse-request.ts'
-import { dataStart, replyFailure, replyFinished, replyRead, replySuccess } from './replies.ts'
+import { dataStart, replyFailure, replyRead, replySuccess } from './replies.ts'
 import { ClientGone, follow, Request, type RequestOwner, takePiece, takeRequest } from './request.ts'
 import { Throttle } from './throttle.ts'
 import type { TransmissionEvents, TransmissionTerms } from './transmission-terms.ts'
@@ -28,12 +28,6 @@ import { Turn } from './turn.ts'
 const [MAX_WAITING_REQUESTS, MAX_WAITING_BYTES] = [1024, 16 * 2 ** 20]
 /** Bytes in all connections' buffers above which each connection may have one buffer only. */
 const MAX_LENT_BYTES = 512 * 2 ** 20
-/**
- * Reads from this size on are left to threads while others wait behind them: copying so much takes longer
- * than the way to a thread and back, and threads copy side by side.
- * Bytes, and how many of them one connection may have with threads.
- */
-const [LARGE, MAX_SHARED_BYTES] = [128 * 2 ** 10, 2 * 2 ** 20]
 /** Parts of an unfinished WRITE end on multiples of this, so that no sector is torn if the client vanishes. */
 const SECTOR = 4096
 
@@ -57,8 +51,6 @@ export class Transmission implements Receiver, RequestOwner {
   readonly #onImmediate = () => this.#nextTurn()
   #immediate = false
   readonly #turn = new Turn()
-  /** Bytes of further requests stand behind the one that is parsed. */
-  #moreFollows = false
   readonly gathering = new Gathering()
   #stopping = false
   /** No further request will be served: DISC, end of stream, or the server's own decision. */
@@ -124,9 +116,8 @@ export class Transmission implements Receiver, RequestOwner {
   }
 
   receive(buffer: Buffer, start: number, end: number): number {
-    const now = this.#recorder.beginTurn()
-    this.#parsed.startedAt = now
-    this.#turn.begin(now)
+    this.#parsed.startedAt = this.#recorder.beginTurn()
+    this.#turn.begin(this.#parsed.startedAt)
     let at = start
     try {
       while (!this.#hungUp && !this.blocked) {
@@ -141,11 +132,10 @@ export class Transmission implements Receiver, RequestOwner {
       // Also after a violation of the protocol: what stays in the outbox would go to another client.
       this.#send()
     }
-    this.gathering.note(this.#turn.requests, end - start, this.#parsed.startedAt)
+    this.gathering.note(this.#turn.requests, at - start, this.#parsed.startedAt)
     if (this.#turn.isOver) this.#schedule()
-    if (!this.#hungUp) return at
-    this.#endWhenIdle()
-    return end
+    if (this.#hungUp) this.#endWhenIdle()
+    return this.#hungUp ? end : at
   }
 
   #send(): void {
@@ -204,8 +194,7 @@ export class Transmission implements Receiver, RequestOwner {
     const next = at + (isExtended ? EXTENDED_REQUEST_LENGTH : REQUEST_LENGTH)
     if (end < next) return at
     parseRequest(buffer, at, request)
-    this.#turn.requests++
-    this.#moreFollows = next < end
+    this.#turn.parsed(next < end)
     if (request.type === CMD.DISC) {
       this.#hungUp = true
       return next
@@ -272,9 +261,8 @@ export class Transmission implements Receiver, RequestOwner {
     const { backend, handle } = this.#disk
     const start = dataStart(parsed)
     this.#turn.bytes += length
-    const isShared =
-      length >= LARGE && (this.#moreFollows || this.#waiting > 0) && this.#waitingBytes < MAX_SHARED_BYTES
-    const read = isShared ? 0 : backend.preadNow(handle, outbox.buffer, start, length, offset)
+    const isLeft = isLeftToThreads(length, this.#turn.moreFollows, this.#waitingBytes)
+    const read = isLeft ? 0 : backend.preadNow(handle, outbox.buffer, start, length, offset)
     if (read === length) {
       replyRead(parsed)
       this.#recorder.read(length)
@@ -285,8 +273,8 @@ export class Transmission implements Receiver, RequestOwner {
     request.buffer = buffer
     this.#waitingBytes += buffer.length
     outbox.buffer.copy(buffer, HEADER_ROOM, start, start + read)
+    const from = HEADER_ROOM + read
     try {
-      const from = HEADER_ROOM + read
       follow(backend.pread(handle, buffer, from, length - read, offset + read, request), request)
     } catch (error) {
       request.complete(error)
@@ -322,8 +310,8 @@ export class Transmission implements Receiver, RequestOwner {
     const request = this.#keep()
     if (isWhole || length === 0) {
       this.#turn.bytes += length
-      const rest = length - written
-      if (rest > 0) this.#writeLater(request, buffer, at + written, rest, offset + written)
+      if (written < length)
+        this.#writeLater(request, buffer, at + written, length - written, offset + written)
       request.complete()
       return at + length
     }
@@ -387,8 +375,7 @@ export class Transmission implements Receiver, RequestOwner {
         this.#events.failed(request.type, request.error)
       }
       if (!this.#channel.closed) {
-        if (isLargeRead(request)) sendLargeRead(this.#channel, request)
-        else replyFinished(request)
+        sendFinished(this.#channel, request)
         this.#recorder.answered(request)
       }
       request.release()

@@ -17,6 +17,8 @@ export class Turn {
   requests = 0
   /** Bytes moved. */
   bytes = 0
+  /** Bytes of further requests stand behind the one that was parsed last. */
+  moreFollows = false
   #startedAt = 0
   #isLate = false
 
@@ -30,6 +32,12 @@ export class Turn {
       latest = this
       aloneFrom = now + ACTIVE_MS
     }
+  }
+
+  /** A request has been parsed. */
+  parsed(moreFollows: boolean): void {
+    this.requests++
+    this.moreFollows = moreFollows
   }
 
   /** A read has begun that has to wait. */
