@@ -116,6 +116,9 @@ async function readObject(file: string): Promise<{ uid: string; disk: OnDemandDi
   if (disk instanceof InvalidSpecError) throw new UsageError(disk.message, { cause: disk })
   const { uid } = disk.metadata
   if (uid === undefined) throw new UsageError('metadata.uid: This field is required: it names the file.')
+  if (disk.spec.source !== undefined) {
+    throw new UsageError('spec.source: Copies are made by the agent of the pool, not by this program.')
+  }
   if (!hasFile(disk.spec)) {
     const field = disk.spec.upstream === undefined ? 'spec.mode' : 'spec.upstream'
     throw new UsageError(`${field}: There is nothing to make for such a disk.`)

@@ -11,6 +11,7 @@ import { fillIn } from '../backends/layer.ts'
 import { createTemporaryBackend, openTemporaryArea } from '../backends/temporary/temporary.ts'
 import { parseNbdUri } from '../client/uri.ts'
 import { reasonOf } from '../connection/session.ts'
+import type { CopiedSource } from '../control/copies.ts'
 import type { DeclaredSource } from '../control/state.ts'
 import type { DeclaredDisks, UndeclaredDisks } from '../exports/catalog.ts'
 import { createDeclaredDisks } from '../exports/declared.ts'
@@ -30,7 +31,7 @@ export interface OpenedDisks {
 }
 
 /** Declared disks that follow their manifests. */
-export interface FollowedDisks extends DeclaredDisks, DeclaredSource {
+export interface FollowedDisks extends DeclaredDisks, DeclaredSource, CopiedSource {
   /** Reads these manifests, or all, now, and waits until their disks can be opened. @throws ManifestsError */
   rescan(manifests?: readonly string[]): Promise<void>
 }

@@ -1,12 +1,15 @@
 /** `--control`: the server's state, and a few orders, for a program of the same user at a unix socket. */
 import { randomUUID } from 'node:crypto'
-import { type ServerState, type StateSources, serverState } from './state.ts'
+import { type CopiedSource, makeCopy } from './copies.ts'
+import { type DeclaredSource, type ServerState, type StateSources, serverState } from './state.ts'
 import { type JsonRequest, type JsonServer, RequestError, serveJson } from './unix-http.ts'
 
 /** What is told, and what can be ordered. */
-export interface ControlTerms extends Omit<StateSources, 'boot'> {
+export interface ControlTerms extends Omit<StateSources, 'boot' | 'declared'> {
   /** Reads these manifests, or all, at once. Resolves when their disks can be opened. */
   rescan(manifests: readonly string[] | undefined): Promise<void>
+  /** Undefined without `--disks`. */
+  readonly declared: (DeclaredSource & CopiedSource) | undefined
   /** Told what went wrong while a request was answered. */
   onError(error: unknown): void
 }
@@ -16,7 +19,7 @@ const MAX_WAIT = 60
 const MAX_MANIFESTS = 1000
 
 /**
- * Serves `GET /exports` and `POST /rescan` until it is closed.
+ * Serves `GET /exports`, `POST /rescan` and `POST /copies` until it is closed.
  * @throws SocketError
  */
 export async function openControl(path: string, terms: ControlTerms): Promise<JsonServer> {
@@ -29,6 +32,7 @@ export async function openControl(path: string, terms: ControlTerms): Promise<Js
         await terms.rescan(manifestsOf(body))
         return {}
       },
+      'POST /copies': ({ body, signal }) => makeCopy(terms.declared, body, signal),
     },
     error => terms.onError(error),
   )

@@ -6,13 +6,14 @@ import type { ObjectMeta, OnDemandDisk, OnDemandDiskSpec } from '../../crds/onde
 import { quote } from '../../crds/quote.ts'
 import type { Backend, LayeredBackend } from '../backends/backend.ts'
 import type { DiskDirectory } from '../backends/disks/directory.ts'
-import { createDisksBackend } from '../backends/disks/disks.ts'
+import { createDisksBackend, type DisksBackend } from '../backends/disks/disks.ts'
 import { NoSuchDiskError, RecipeError } from '../backends/disks/errors.ts'
 import { canGrow, growDisk } from '../backends/disks/grow.ts'
 import { type PreparedRecipe, prepareRecipe, type Recipe } from '../backends/disks/recipe.ts'
 import { lookUp } from '../backends/disks/records.ts'
 import type { Slots } from '../backends/disks/slots.ts'
 import type { Staging } from '../backends/disks/staging.ts'
+import type { PointCopy } from '../backends/file/point-copy.ts'
 import { fillIn } from '../backends/layer.ts'
 import { createTemporaryBackend } from '../backends/temporary/temporary.ts'
 import type { DeclaredFiles } from './declared-files.ts'
@@ -96,6 +97,8 @@ export class DeclaredDisk {
   readonly #stopping = new AbortController()
   #spec: OnDemandDiskSpec | undefined
   #backend: LayeredBackend | undefined
+  /** The same, where it is a file. */
+  #disks: DisksBackend | undefined
   #manifestProblem: string | undefined
   /** What this server cannot do of it. */
   #unsupported: string | undefined
@@ -105,6 +108,8 @@ export class DeclaredDisk {
   #deleting = false
   #doing: DiskWork = 'preparing'
   #filesystemBehind = false
+  /** Copies that are being made of it. Its filesystem must not be grown meanwhile, as programs do that behind our back. */
+  #copies = 0
   /** Connections that have it open. */
   #users = 0
   /** That it can be opened. */
@@ -209,6 +214,25 @@ export class DeclaredDisk {
   /** Waits until nothing is being made or grown. */
   settled(): Promise<void> {
     return this.#work
+  }
+
+  /**
+   * Copies the disk as it is at one moment into an empty file, whoever has it open.
+   * @throws ExportRefusal for what is no file; the errors of DisksBackend.copy
+   */
+  async copy(to: number, signal: AbortSignal): Promise<PointCopy> {
+    await this.#work
+    if (this.#doing !== 'none') throw new ExportRefusal('unavailable', `The disk is busy (${this.#doing}).`)
+    if (this.#disks === undefined) {
+      throw new ExportRefusal('unknown', `The disk ${quote(this.name)} is no file that could be copied.`)
+    }
+    this.#copies++
+    try {
+      return await this.#disks.copy(this.name, to, signal)
+    } finally {
+      this.#copies--
+      this.#growBehind()
+    }
   }
 
   /** Calls off what is being made or grown. The file stays. */
@@ -316,7 +340,8 @@ export class DeclaredDisk {
     const common = { recipe: await this.#recipe(spec), size: spec.size ?? 0, commandTimeoutMs }
     if (spec.mode === 'Temporary')
       return createTemporaryBackend({ area: await openArea(), ...common }) as Backend
-    const backend = createDisksBackend({ directory, fileName: () => this.#fileName, ...common }) as Backend
+    this.#disks = createDisksBackend({ directory, fileName: () => this.#fileName, ...common })
+    const backend = this.#disks as Backend
     return {
       ...backend,
       open: async (name, context) => {
@@ -338,10 +363,10 @@ export class DeclaredDisk {
     }
   }
 
-  /** What could not be grown because a client had it open is grown when the last one has left. */
+  /** What could not be grown because a client had it open, or a copy was made, is grown when the last one has left. */
   #growBehind(): void {
     const spec = this.#spec
-    if (!this.#filesystemBehind || this.#users > 0 || spec === undefined) return
+    if (!this.#filesystemBehind || this.#users > 0 || this.#copies > 0 || spec === undefined) return
     this.#filesystemBehind = false
     this.#work = this.#work.then(() => this.#makeOrGrow(spec))
     this.#growth = this.#work
@@ -354,6 +379,11 @@ export class DeclaredDisk {
     const { signal } = this.#stopping
     const order = { size: spec.size, type: spec.filesystem?.type, timeoutMs, signal }
     const release = await this.#growing.acquire(signal)
+    if (this.#copies > 0) {
+      this.#filesystemBehind = true
+      release()
+      return
+    }
     this.#is('growing')
     const growing = growDisk(directory, this.#fileName, order).finally(release)
     this.#growth = growing.catch(() => {})

@@ -3,8 +3,13 @@ import type { OnDemandDiskSpec } from '../../crds/ondemanddisk.ts'
 import type { RecipeError, RecipeOption } from '../backends/disks/errors.ts'
 import type { Recipe } from '../backends/disks/recipe.ts'
 
+/** A disk that is to be a copy must never be formatted instead. */
+const NO_COPY =
+  'echo "spec.source: Copies are made in Kubernetes, by the agent of the pool. Remove it, or make the file yourself." >&2; exit 1'
+
 /** The recipe of a disk that is a file. */
-export function recipeOf({ filesystem, command, variables }: OnDemandDiskSpec): Recipe {
+export function recipeOf({ filesystem, command, variables, source }: OnDemandDiskSpec): Recipe {
+  if (source !== undefined) return { command: NO_COPY }
   if (command !== undefined) return { command, ...(variables !== undefined && { variables }) }
   const { type, label, mkfsOptions } = filesystem ?? { type: 'ext4' }
   return { type, ...(label !== undefined && { label }), ...(mkfsOptions !== undefined && { mkfsOptions }) }

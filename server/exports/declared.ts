@@ -1,7 +1,9 @@
 /** All disks that manifests declare, as the catalog asks for them. */
 import { Slots } from '../backends/disks/slots.ts'
+import type { PointCopy } from '../backends/file/point-copy.ts'
 import type { DeclaredDisks } from './catalog.ts'
 import { DeclaredDisk, type DeclaredOptions, type DiskReport } from './declared-disk.ts'
+import { ExportRefusal } from './export.ts'
 import type { ManifestState } from './manifest-set.ts'
 
 /** Declared disks that follow their manifests. */
@@ -14,6 +16,8 @@ export interface DeclaredDisksControl extends DeclaredDisks {
   report(exportName: string): DiskReport | undefined
   /** All of these, in no order. */
   reports(): Iterable<DiskReport>
+  /** Copies the disk of the object with this uid; see DeclaredDisk.copy. @throws ExportRefusal, if there is none, too */
+  copy(uid: string, to: number, signal: AbortSignal): Promise<PointCopy>
   /** Waits until no disk is being made or grown. */
   settled(): Promise<void>
   close(): Promise<void>
@@ -80,6 +84,11 @@ export function createDeclaredDisks(options: DeclaredOptions): DeclaredDisksCont
     async ready(exportName) {
       if (exportName !== undefined) return await disks.get(exportName)?.ready()
       await Promise.all([...disks.values()].map(disk => disk.ready()))
+    },
+
+    async copy(uid, to, signal) {
+      for (const disk of disks.values()) if (disk.report.uid === uid) return await disk.copy(to, signal)
+      throw new ExportRefusal('unknown', `No manifest declares a disk with the uid ${uid}.`)
     },
 
     async settled() {

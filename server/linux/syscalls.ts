@@ -42,6 +42,10 @@ const preadv2 = declare<[number, number, number, number, number]>(
 )
 const fcntl = declare<[number, number, number]>('int fcntl64(int fd, int command, int64_t argument)')
 const ioctl = declare<[number, number, number]>('int ioctl(int fd, uint64_t request, int64_t argument)')
+/** The same for what may take long; its third argument is a number or an address, as the request has it. */
+export const deviceControl: SystemCall<[fd: number, request: number, argument: number]> = ioctl
+/** Request of `deviceControl`: makes the descriptor's file share all blocks with that of the descriptor given (ioctl_ficlone(2)). */
+export const FICLONE = 0x40049409
 const send = declare<[number, number, number, number]>(
   'int64_t send(int fd, int64_t address, int64_t length, int flags)',
 )
@@ -78,6 +82,8 @@ export const pwrite = declare<[fd: number, address: number, length: number, offs
 )
 /** fdatasync(2). */
 export const fdatasync = declare<[fd: number]>('int fdatasync(int fd)')
+/** fsync(2). */
+export const fsync = declare<[fd: number]>('int fsync(int fd)')
 /** fallocate(2) with the FALLOC_FL_ flags below. */
 export const fallocate = declare<[fd: number, mode: number, offset: number, length: number]>(
   'int fallocate64(int fd, int mode, int64_t offset, int64_t length)',

@@ -2,7 +2,8 @@
 import { DEFAULT_NAME, type NameRules, parseExportName } from '../../../crds/export-name.ts'
 import { lockFile, unlockFile } from '../../linux/syscalls.ts'
 import { API_VERSION, type Backend, type OpenContext, type ProbeResult } from '../backend.ts'
-import { type FileDisk, fileDisk, fileOperations } from '../file/file-disk.ts'
+import { type FileDisk, fileDisk, fileOperations, type WriteBarrier } from '../file/file-disk.ts'
+import { copyOfNow, type PointCopy } from '../file/point-copy.ts'
 import type { OpenContent } from './content.ts'
 import { closeDescriptor } from './descriptors.ts'
 import type { DiskDirectory } from './directory.ts'
@@ -40,9 +41,14 @@ export interface DisksConfig {
 /** One open file description with its lock, shared by all connections that use the disk in the same way. */
 interface SharedDisk {
   readonly key: string
+  /** The file, however it is used. */
+  readonly file: string
   readonly disk: FileDisk
   users: number
 }
+
+/** Identifies the file as long as it is open. */
+const fileKey = ({ stats }: OpenContent) => `${stats.dev} ${stats.ino}`
 
 /** Identifies what may share a lock. The inode tells a disk from one made after it was deleted. */
 function sharingKey(fileName: string, { stats }: OpenContent, readOnly: boolean): string {
@@ -62,6 +68,9 @@ export function createDisksBackend(config: DisksConfig) {
   checkSize(recipe, size)
   const shared = new Map<string, SharedDisk>()
   const byDisk = new Map<FileDisk, SharedDisk>()
+  /** By file: what its writers, also those that come now, have to wait for. */
+  const barriers = new Map<string, WriteBarrier>()
+  const copies = new Map<string, Promise<unknown>>()
 
   function fileNameOf(exportName: string): string {
     if (config.fileName === undefined) return parseExportName(exportName, names)
@@ -79,7 +88,9 @@ export function createDisksBackend(config: DisksConfig) {
     const { fd, blockDevice } = opened
     if (!lockFile(fd, readOnly ? 'read' : 'write')) return undefined
     const disk = fileDisk(fd, opened.size, { durable: true, readOnly, blockDevice })
-    const entry = { key, disk, users: 1 }
+    const file = fileKey(opened)
+    disk.barrier = barriers.get(file)
+    const entry = { key, file, disk, users: 1 }
     shared.set(key, entry)
     byDisk.set(disk, entry)
     return entry
@@ -154,15 +165,64 @@ export function createDisksBackend(config: DisksConfig) {
     }
   }
 
+  /** Another server may be writing the disk, of which this one would know nothing. */
+  async function refuseForeignWriter(fileName: string, opened: OpenContent): Promise<void> {
+    if (shared.has(sharingKey(fileName, opened, false))) return
+    if (!lockFile(opened.fd, 'read')) throw new DiskInUseError(fileName, await holderOf(fileName, opened))
+    // At once, before a client of this server could be refused for it.
+    unlockFile(opened.fd)
+  }
+
+  /**
+   * Copies the disk as it is at one moment, whoever has it open, into an empty file. One copy at a time; the others wait.
+   * Throws NoSuchDiskError, DiskInUseError, DiskError for what is no file, and what copyOfNow throws.
+   */
+  async function copy(exportName: string, to: number, signal: AbortSignal): Promise<PointCopy> {
+    const fileName = fileNameOf(exportName)
+    await directory.settled(fileName, signal)
+    const opened = await openExisting(directory, fileName, true)
+    if (opened === undefined) throw new NoSuchDiskError(fileName)
+    const { fd, size, blockDevice } = opened
+    const file = fileKey(opened)
+    const entries = () => [...shared.values()].filter(entry => entry.file === file)
+    try {
+      if (blockDevice) throw new DiskError('EINVAL', 'The disk is a block device; only files can be copied')
+      for (let other = copies.get(file); other !== undefined; other = copies.get(file)) await other
+      signal.throwIfAborted()
+      await refuseForeignWriter(fileName, opened)
+      const copying = copyOfNow(
+        {
+          ...{ fd, size },
+          changes: () => entries().reduce((sum, { disk }) => sum + disk.changes, 0),
+          setBarrier(barrier) {
+            if (barrier === undefined) barriers.delete(file)
+            else barriers.set(file, barrier)
+            for (const { disk } of entries()) disk.barrier = barrier
+          },
+        },
+        to,
+        signal,
+      )
+      const ended = copying.catch(() => {}).finally(() => copies.delete(file))
+      copies.set(file, ended)
+      return await copying
+    } finally {
+      await closeDescriptor(fd)
+    }
+  }
+
   return {
     ...fileOperations,
     apiVersion: API_VERSION,
     open,
+    copy,
     probe,
     listExports,
     close,
     canWrite: disk => !disk.readOnly,
     canMultiConn: () => true,
     blockSizes: () => ({ minimum: 1, preferred: 4096, maximum: 2 ** 25 }),
-  } satisfies Backend<FileDisk>
+  } satisfies Backend<FileDisk> & { copy: unknown }
 }
+
+export type DisksBackend = ReturnType<typeof createDisksBackend>

@@ -3,7 +3,7 @@
  * disk. It shares the threads fairly between files: one client's deep queue, or its flushes, leave
  * threads for the others.
  */
-import { MAX_ASYNC_CALLS } from '../../linux/syscalls.ts'
+import { type CallDone, lastErrno, MAX_ASYNC_CALLS } from '../../linux/syscalls.ts'
 
 /** One operation. Linked by itself, so that queueing allocates nothing. */
 export interface Job {
@@ -116,3 +116,20 @@ export class DiskQueue {
 
 /** The queue of this process; main.ts sets UV_THREADPOOL_SIZE, whose default in libuv is 4. */
 export const diskQueue = new DiskQueue(sharesOf(Number(process.env.UV_THREADPOOL_SIZE ?? 4) || 4))
+
+/** One system call in the thread pool, when it is its lane's turn: its result, or the error number negated. */
+export function inTurn(lane: Lane, call: (done: CallDone) => void): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const job: Job = {
+      next: undefined,
+      start: () =>
+        call((error, result) => {
+          const value = result >= 0 ? result : -lastErrno()
+          diskQueue.finished(lane)
+          if (error === null) resolve(value)
+          else reject(error)
+        }),
+    }
+    diskQueue.submit(lane, job)
+  })
+}

@@ -39,6 +39,20 @@ export interface FileDisk {
   cachedReads: CachedReads
   /** @internal fallocate modes that this file system has refused */
   refusedModes: number
+  /** @internal writes, trims and zeroes that are under way */
+  changes: number
+  /** @internal stands between the disk and its writers while a copy of it is made */
+  barrier: WriteBarrier | undefined
+}
+
+/** Keeps changes of a file from what a copy of it still has to read. */
+export interface WriteBarrier {
+  /** May this range be changed now? */
+  passes(offset: number, length: number): boolean
+  /** Calls `go` when it may. */
+  wait(offset: number, length: number, go: () => void): void
+  /** No change of this disk is under way any more. */
+  idle(): void
 }
 
 /** What a FileDisk needs to know beside its descriptor. */
@@ -70,6 +84,8 @@ export function fileDisk(fd: number, size: number, options: FileDiskOptions): Fi
     flushes: new GroupFlush(fd, lane),
     cachedReads: !options.blockDevice && isInMemory(fd) ? 'memory' : 'nowait',
     refusedModes: 0,
+    changes: 0,
+    barrier: undefined,
   }
 }
 
@@ -155,7 +171,7 @@ export const fileOperations = {
   ): Outcome => submit(takeJob(disk, 'read', target, addressOf(target) + start, length, offset, completion)),
 
   pwriteNow(disk: FileDisk, source: Buffer, start: number, length: number, offset: number): number {
-    if (!mayWriteImmediately(disk, length, offset)) return 0
+    if (disk.barrier !== undefined || !mayWriteImmediately(disk, length, offset)) return 0
     const startedAt = beginWrite()
     const written = pwrite(disk.fd, cachedAddress(source) + start, length, offset)
     endWrite(startedAt)

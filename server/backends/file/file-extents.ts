@@ -1,26 +1,13 @@
 /** Where a file has data and where holes, by lseek(2) with SEEK_DATA and SEEK_HOLE in the thread pool. */
 import { ERRNO, SystemCallError } from '../../linux/errno.ts'
-import { lastErrno, lseek, SEEK_DATA, SEEK_HOLE } from '../../linux/syscalls.ts'
+import { lseek, SEEK_DATA, SEEK_HOLE } from '../../linux/syscalls.ts'
 import type { Extent } from '../backend.ts'
-import { diskQueue, type Job } from './disk-queue.ts'
+import { inTurn } from './disk-queue.ts'
 import type { FileDisk } from './file-disk.ts'
 
 /** lseek in the thread pool: the position, or the error number negated. */
-function seek(disk: FileDisk, offset: number, whence: number): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const job: Job = {
-      next: undefined,
-      start: () =>
-        lseek.async(disk.fd, offset, whence, (error, result) => {
-          const position = result >= 0 ? result : -lastErrno()
-          diskQueue.finished(disk.lane)
-          if (error === null) resolve(position)
-          else reject(error)
-        }),
-    }
-    diskQueue.submit(disk.lane, job)
-  })
-}
+const seek = (disk: FileDisk, offset: number, whence: number) =>
+  inTurn(disk.lane, done => lseek.async(disk.fd, offset, whence, done))
 
 /**
  * The extents of a range, at most `limit`. The first begins at `offset`; the last may reach beyond the

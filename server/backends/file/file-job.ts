@@ -37,6 +37,8 @@ const WAYS: Record<'trim' | 'zero' | 'zero-allocated', readonly (readonly number
   'zero-allocated': [[ZERO], [ALLOCATE, PUNCH, ALLOCATE]],
 }
 
+const isChange = (operation: FileOperation) => operation !== 'read' && operation !== 'cache'
+
 const zeroes = Buffer.alloc(2 ** 20)
 const zeroesAddress = addressOf(zeroes)
 
@@ -83,9 +85,17 @@ export class FileJob implements Job, RingWaiter {
     this.#step = 0
   }
 
-  /** Puts the job in line. */
+  /** Puts the job in line. One that changes what a copy of the disk still has to read waits first. */
   submit(): void {
     const disk = this.#disk as FileDisk
+    if (isChange(this.operation)) {
+      const { barrier } = disk
+      if (barrier !== undefined && !barrier.passes(this.#offset, this.#length)) {
+        barrier.wait(this.#offset, this.#length, () => this.submit())
+        return
+      }
+      disk.changes++
+    }
     this.#ring = this.operation === 'read' && disk.cachedReads === 'nowait' ? ringReads() : undefined
     if (this.#ring === undefined) diskQueue.submit(disk.lane, this)
     else this.#ring.queue.submit(disk.readLane, this)
@@ -218,6 +228,7 @@ export class FileJob implements Job, RingWaiter {
     this.#ring = undefined
     this.#completion = undefined
     this.buffer = undefined
+    if (isChange(this.operation) && --disk.changes === 0) disk.barrier?.idle()
     if (ring === undefined) diskQueue.finished(disk.lane)
     else ring.queue.finished(disk.readLane)
     if (idle.length < MAX_IDLE) idle.push(this)
