@@ -1,10 +1,12 @@
 import { describe, expect, test } from 'vitest'
 import { badPools, goodPools, poolTransitions } from './diskpool.cases.ts'
+import { badSnapshots, goodSnapshots, snapshotTransitions } from './disksnapshot.cases.ts'
 import { badCases, goodCases, transitionCases } from './ondemanddisk.cases.ts'
 import { admission } from './test-admission.ts'
 
 const KINDS = [
   ['ondemanddisk', 'OnDemandDisk', goodCases, badCases, transitionCases],
+  ['disksnapshot', 'DiskSnapshot', goodSnapshots, badSnapshots, snapshotTransitions],
   ['diskpool', 'DiskPool', goodPools, badPools, poolTransitions],
 ] as const
 

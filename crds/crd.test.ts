@@ -1,10 +1,11 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { parse as parseYaml } from 'yaml'
-import { DISK_POOLS, ON_DEMAND_DISKS } from './resources.ts'
+import { DISK_POOLS, DISK_SNAPSHOTS, ON_DEMAND_DISKS } from './resources.ts'
 
 const KINDS = [
   ['ondemanddisk', ON_DEMAND_DISKS, 'odd', ['Size', 'FS', 'Ready', 'Reason', 'URI', 'Age']],
+  ['disksnapshot', DISK_SNAPSHOTS, 'dsnap', ['Disk', 'Size', 'Ready', 'Reason', 'Taken', 'Age']],
   ['diskpool', DISK_POOLS, 'diskpool', ['Disks', 'Spares', 'Free', 'Ready', 'Reason', 'URI', 'Age']],
 ] as const
 

@@ -2,6 +2,7 @@
  * Good and bad OnDemandDisks: one table for everything that judges them, the validation here as well as an
  * API server that has loaded the CRD.
  */
+import { badSources, goodSources, sourceTransitions } from './source.cases.ts'
 
 /** Who refuses a bad object: `openapi` every API server, `cel` one since 1.25, `program` our own check alone. */
 export type RefusedBy = 'openapi' | 'cel' | 'program'
@@ -32,6 +33,7 @@ const size = '1Gi'
 const upstream = { uri: 'nbd://example.org/disk' }
 
 export const goodCases: readonly GoodCase[] = [
+  ...goodSources,
   { title: 'a size alone', spec: { size } },
   { title: 'a size in bytes', spec: { size: 1073741824 } },
   { title: 'a decimal size', spec: { size: '1.5G' } },
@@ -232,12 +234,14 @@ function refusedBy(by: RefusedBy, specs: readonly BadSpec[]): BadCase[] {
 }
 
 export const badCases: readonly BadCase[] = [
+  ...badSources,
   ...refusedBy('openapi', refusedByOpenApi),
   ...refusedBy('cel', refusedByCel),
   ...refusedBy('program', refusedByProgram),
 ]
 
 export const transitionCases: readonly TransitionCase[] = [
+  ...sourceTransitions,
   { title: 'no change', before: { size }, after: { size } },
   { title: 'a size that grows', before: { size }, after: { size: '1.5Gi' } },
   { title: 'a size that grows in another unit', before: { size: '1G' }, after: { size } },

@@ -27,9 +27,11 @@ export interface OnDemandDiskSpec {
   readonly exportName: string
   /** Bytes. Absent with `upstream` only; 0 with `command` only. */
   readonly size?: number
-  /** Absent with `command` or `upstream` only. */
+  /** Absent with `command`, `source` or `upstream` only. */
   readonly filesystem?: FilesystemSpec
   readonly command?: string
+  /** The disk is made as a copy of this. */
+  readonly source?: SourceSpec
   readonly variables?: Readonly<Record<string, string>>
   readonly mode: 'Persistent' | 'Temporary'
   readonly readOnly: boolean
@@ -43,6 +45,12 @@ export interface FilesystemSpec {
   readonly type: string
   readonly label?: string
   readonly mkfsOptions?: readonly string[]
+}
+
+/** An object of the same namespace. */
+export interface SourceSpec {
+  readonly kind: 'DiskSnapshot' | 'OnDemandDisk'
+  readonly name: string
 }
 
 export interface AccessSpec {
@@ -70,6 +78,8 @@ export interface OnDemandDiskStatus {
   readonly conditions?: readonly Condition[]
   /** Absent with a command or upstream. */
   readonly filesystem?: string
+  /** With `source`: of the object that the disk is a copy of. */
+  readonly sourceUid?: string
   /** Jobs that were started to make the disk. */
   readonly attempts?: number
   readonly uri?: string
@@ -126,8 +136,10 @@ export function checkTransition(before: OnDemandDisk, after: OnDemandDisk): void
       throw new InvalidSpecError(`spec.${field}`, `It cannot be ${done}, or make a new disk.`)
     }
   }
-  if (!isDeepStrictEqual(old.filesystem, next.filesystem)) {
-    throw new InvalidSpecError('spec.filesystem', 'It cannot be changed. Set it back, or make a new disk.')
+  for (const field of ['source', 'filesystem'] as const) {
+    if (!isDeepStrictEqual(old[field], next[field])) {
+      throw new InvalidSpecError(`spec.${field}`, 'It cannot be changed. Set it back, or make a new disk.')
+    }
   }
   if (old.size !== undefined && next.size !== undefined && next.size < old.size) {
     throw new InvalidSpecError(

@@ -38,8 +38,18 @@ export function resolveSpec(spec: UncheckedSpec, objectName: string, names: Name
   }
 }
 
-/** A disk comes from exactly one of filesystem (the default), command and upstream. */
-function checkSource({ size, filesystem, command, variables, mode, upstream }: UncheckedSpec): void {
+/** A disk comes from exactly one of filesystem (the default), command, source and upstream. */
+function checkSource({ size, filesystem, command, variables, mode, upstream, source }: UncheckedSpec): void {
+  if (source) {
+    for (const [field, value] of Object.entries({ filesystem, command, upstream })) {
+      if (value !== undefined) {
+        throw new InvalidSpecError(`spec.${field}`, 'Remove it: a disk with source is as its source has it.')
+      }
+    }
+    if (mode === 'Temporary') {
+      throw new InvalidSpecError('spec.mode', 'A disk with source cannot be Temporary. Remove one of them.')
+    }
+  }
   if (upstream) {
     const problem = upstreamUriProblem(upstream.uri)
     if (problem) throw new InvalidSpecError('spec.upstream.uri', problem)
@@ -107,8 +117,9 @@ function resolveExportName(exportName: string | undefined, objectName: string, n
   }
 }
 
-function resolveFilesystem({ filesystem, command, upstream }: UncheckedSpec): FilesystemSpec | undefined {
-  if (!filesystem) return command === undefined && !upstream ? { type: 'ext4' } : undefined
+function resolveFilesystem(spec: UncheckedSpec): FilesystemSpec | undefined {
+  const { filesystem, command, upstream, source } = spec
+  if (!filesystem) return command === undefined && !upstream && !source ? { type: 'ext4' } : undefined
   const { type, label, mkfsOptions } = filesystem
   const problem = label === undefined ? undefined : labelProblem(type, label)
   if (problem) throw new InvalidSpecError('spec.filesystem.label', problem)

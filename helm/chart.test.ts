@@ -166,15 +166,15 @@ describe('The chart', () => {
     expect([version, appVersion]).toEqual([own.version, own.version])
   })
 
-  test('brings the two CRDs as they are', async () => {
+  test('brings the CRDs as they are', async () => {
     const crds = parseAllDocuments(await helm('show', 'crds', chart))
       .map(document => document.toJS())
       .filter(Boolean)
-    for (const name of ['diskpool', 'ondemanddisk']) {
+    for (const name of ['diskpool', 'disksnapshot', 'ondemanddisk']) {
       const own = parseYaml(readFileSync(join(import.meta.dirname, '../crds', `${name}.yaml`), 'utf8'))
       expect(crds).toContainEqual(own)
     }
-    expect(crds).toHaveLength(2)
+    expect(crds).toHaveLength(3)
   })
 
   test('makes a default pool that the API takes, and that Helm does not delete', async () => {

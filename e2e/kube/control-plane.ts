@@ -91,7 +91,7 @@ const CUSTOM_RESOURCE_DEFINITIONS: Resource = {
 
 /** Installs the CRDs and waits until the API server serves them. */
 export async function installCrds(client: KubeClient): Promise<void> {
-  for (const name of ['ondemanddisk', 'diskpool']) {
+  for (const name of ['ondemanddisk', 'diskpool', 'disksnapshot']) {
     const text = readFileSync(join(checkout, `crds/${name}.yaml`), 'utf8')
     await client.create(CUSTOM_RESOURCE_DEFINITIONS, parse(text))
   }
