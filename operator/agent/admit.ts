@@ -16,11 +16,15 @@ export type Admission =
 
 const CANDIDATE = '\uffff'
 
-/** `claimants`: all disks of the pool, and those that are just being made for other clients. */
+/**
+ * `claimants`: all disks of the pool, and those that are just being made for other clients. `snapshots`: bytes of the
+ * quota that snapshots have.
+ */
 export function admit(
   { name, size }: Pick<AskedDisk, 'name' | 'size'>,
   { metadata, spec }: DiskPool,
   claimants: Iterable<Claimant>,
+  snapshots = 0,
 ): Admission {
   const { enabled, template, maxSize, maxDisks } = spec.onDemand
   if (metadata.deletionTimestamp !== undefined) return refuse('unknown', 'The pool is being deleted.')
@@ -41,7 +45,9 @@ export function admit(
   }
   // The youngest: all others go first.
   const candidate = { uid: CANDIDATE, createdAt: CANDIDATE, size: placeOf(wanted), started: false }
-  const allotment = allot([...claimants, candidate], { quota: spec.quota, maxDisks }).get(CANDIDATE)
+  const allotment = allot([...claimants, candidate], { quota: spec.quota, maxDisks, snapshots }).get(
+    CANDIDATE,
+  )
   if (allotment?.refusal !== undefined) return refuse('limit', allotment.refusal.message)
   return { spec: wanted }
 }

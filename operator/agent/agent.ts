@@ -4,9 +4,10 @@
  */
 
 import { type DiskPool, parseDiskPool } from '../../crds/diskpool.ts'
+import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
 import { InvalidSpecError } from '../../crds/invalid-spec-error.ts'
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
-import { DISK_POOLS, ON_DEMAND_DISKS } from '../../crds/resources.ts'
+import { DISK_POOLS, DISK_SNAPSHOTS, ON_DEMAND_DISKS } from '../../crds/resources.ts'
 import { serveJson } from '../../server/control/unix-http.ts'
 import type { Family } from '../../server/metrics/exposition.ts'
 import type { KubeClient } from '../kube/client.ts'
@@ -17,12 +18,14 @@ import { WorkQueue } from '../kube/queue.ts'
 import { startReflector } from '../kube/reflector.ts'
 import { keyOf, type StoreEvent } from '../kube/store.ts'
 import { POOL_LABEL, poolNames } from '../terms/names.ts'
+import { createCopier } from './copier.ts'
 import { createDiskReconciler } from './disk-reconciler.ts'
 import { openManifests } from './manifest-directory.ts'
 import { agentFamilies, newCounts } from './metrics.ts'
 import { askedDisk, createOnDemand } from './on-demand.ts'
 import { createPoolReconciler } from './pool-reconciler.ts'
 import { startMirror } from './server-mirror.ts'
+import { createSnapshotReconciler } from './snapshot-reconciler.ts'
 import { openVolume } from './volume.ts'
 
 /** What the agent works with. */
@@ -66,6 +69,7 @@ export async function startAgent({ client, options, events, log }: AgentTerms): 
   const counts = newCounts()
   const queue = new WorkQueue()
   const poolQueue = new WorkQueue()
+  const snapshotQueue = new WorkQueue()
 
   /** Objects that the API server has made and not yet told of. */
   const fresh = new Map<string, OnDemandDisk>()
@@ -94,6 +98,25 @@ export async function startAgent({ client, options, events, log }: AgentTerms): 
     log,
   })
 
+  /** Not waited for: an API server that was not given the kind has everything else. */
+  const snapshots = startReflector<DiskSnapshot>({
+    client,
+    resource: DISK_SNAPSHOTS,
+    namespace,
+    labelSelector: `${POOL_LABEL}=${poolName}`,
+    indexers: { uid: ({ metadata }) => (metadata.uid === undefined ? [] : [metadata.uid]) },
+    onEvent(event) {
+      const key = keyOf(event.object)
+      snapshotQueue.add(key, event.type === 'added' && event.initial ? 'low' : 'news')
+      if (event.type === 'deleted') void copier.callOff(event.object.metadata.uid ?? '')
+      // A disk that is being deleted waits for it; its place may be another's now.
+      for (const disk of disks.store.list()) {
+        if (isSynced && disk.metadata.deletionTimestamp !== undefined) queue.add(keyOf(disk), 'low')
+      }
+    },
+    log,
+  })
+
   function onDisk(event: StoreEvent<OnDemandDisk>): void {
     const { object } = event
     const key = keyOf(object)
@@ -102,6 +125,13 @@ export async function startAgent({ client, options, events, log }: AgentTerms): 
     if (event.type === 'deleted') {
       if (known?.metadata.uid === object.metadata.uid) fresh.delete(key)
       forget(object.metadata.uid)
+      void copier.callOff(object.metadata.uid ?? '')
+    }
+    // Snapshots that are being deleted wait for the disks that are made of them.
+    if (object.spec?.source !== undefined && isSynced) {
+      for (const snapshot of snapshots.store.list()) {
+        if (snapshot.metadata.deletionTimestamp !== undefined) snapshotQueue.add(keyOf(snapshot), 'low')
+      }
     }
     if (isSynced) queue.add(key, event.type === 'added' && event.initial ? 'low' : 'news')
     onDemand.changed()
@@ -152,6 +182,8 @@ export async function startAgent({ client, options, events, log }: AgentTerms): 
       yield* disks.store.list()
       yield* fresh.values()
     },
+    snapshot: (key: string) => snapshots.store.get(namespace, key.slice(namespace.length + 1)),
+    snapshots: () => snapshots.store.list(),
     byExport(name: string) {
       const [found] = disks.store.byIndex('export', name)
       if (found !== undefined) return found
@@ -173,8 +205,21 @@ export async function startAgent({ client, options, events, log }: AgentTerms): 
       poolQueue.add(poolName)
     },
   })
+  const copier = createCopier({
+    ...{ volume, mirror, log },
+    onEnd({ from, to }) {
+      for (const uid of [from.uid, to.uid]) {
+        for (const disk of disks.store.byIndex('uid', uid)) if (isSynced) queue.add(keyOf(disk))
+        for (const snapshot of snapshots.store.byIndex('uid', uid)) snapshotQueue.add(keyOf(snapshot))
+      }
+    },
+  })
+  const reconcileSnapshot = createSnapshotReconciler({
+    ...{ client, view, volume, copier },
+    counted: counts,
+  })
   const reconciler = createDiskReconciler({
-    ...{ client, view, volume, manifests, mirror },
+    ...{ client, view, volume, manifests, mirror, copier },
     uri: () => uriOf(view.pool, namespace),
     counted: counts,
     record: events.record,
@@ -200,6 +245,13 @@ export async function startAgent({ client, options, events, log }: AgentTerms): 
   const controllers = [
     startController({ name: 'agent-disk', queue, workers: WORKERS, reconcile: reconciler.reconcile, log }),
     startController({
+      name: 'agent-snapshot',
+      queue: snapshotQueue,
+      workers: WORKERS,
+      reconcile: reconcileSnapshot,
+      log,
+    }),
+    startController({
       name: 'agent-pool',
       queue: poolQueue,
       workers: 1,
@@ -223,8 +275,9 @@ export async function startAgent({ client, options, events, log }: AgentTerms): 
     families: agentFamilies(counts),
     async stop() {
       await asking.close()
-      await Promise.all([disks.stop(), pools.stop()])
+      await Promise.all([disks.stop(), pools.stop(), snapshots.stop()])
       await Promise.all(controllers.map(controller => controller.stop()))
+      await copier.stop()
       await mirror.stop()
     },
   }

@@ -1,5 +1,6 @@
 /** One disk at a time: looks at it, and takes the steps of its plan. */
 import type { DiskPool } from '../../crds/diskpool.ts'
+import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
 import type { NameRules } from '../../crds/export-name.ts'
 import { InvalidSpecError, type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { ON_DEMAND_DISKS } from '../../crds/resources.ts'
@@ -10,7 +11,9 @@ import type { EventRecorder } from '../kube/events.ts'
 import { hasCode } from '../kube/kube-error.ts'
 import { allot, type Claimant } from '../terms/allotment.ts'
 import { SPARE_ANNOTATION } from '../terms/names.ts'
+import { disksMadeOf, placeOfSnapshot, snapshotsTakenOf } from '../terms/snapshots.ts'
 import { placeOf } from './admit.ts'
+import type { Copier } from './copier.ts'
 import { eventsOf, refusalEvent } from './events.ts'
 import type { ManifestDirectory } from './manifest-directory.ts'
 import { type AgentAction, type AgentObserved, isTrue } from './observed.ts'
@@ -25,6 +28,8 @@ export interface PoolView {
   /** Latest state of a disk, by its key. */
   disk(key: string): OnDemandDisk | undefined
   disks(): Iterable<OnDemandDisk>
+  /** Of the pool; none where the API server does not know the kind. */
+  snapshots(): Iterable<DiskSnapshot>
 }
 
 export interface ReconcilerTerms {
@@ -33,6 +38,7 @@ export interface ReconcilerTerms {
   readonly volume: Volume
   readonly manifests: ManifestDirectory
   readonly mirror: ServerMirror
+  readonly copier: Copier
   /** Where clients find the server. */
   readonly uri: () => string | undefined
   readonly counted: { statusWrites: number }
@@ -92,8 +98,15 @@ export function claimantOf(disk: OnDemandDisk, parsed: OnDemandDisk | InvalidSpe
   }
 }
 
+/** Bytes of the quota that the pool's snapshots have. */
+export function placeOfSnapshots(view: Pick<PoolView, 'snapshots'>): number {
+  let sum = 0
+  for (const snapshot of view.snapshots()) sum += placeOfSnapshot(snapshot)
+  return sum
+}
+
 export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
-  const { client, view, volume, manifests, mirror, uri, counted, record, onStep } = terms
+  const { client, view, volume, manifests, mirror, copier, uri, counted, record, onStep } = terms
   const writtenAt = new Map<string, number>()
   /** When each disk's last refusal was that is told, or that an agent before this one has told. */
   const refusedAt = new Map<string, string>()
@@ -109,11 +122,23 @@ export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
       allotment: allotmentOf(disk, parsed, file?.size),
       file,
       spare: spare !== undefined && !isTrue(disk, 'Provisioned') && (await hasSpare(spare)),
+      copy: copier.view(uid),
+      copiedTo: disk.metadata.deletionTimestamp === undefined ? [] : copiesOf(uid),
+      now: Date.now(),
       manifest: manifests.text(uid),
       server: mirror.view(uid),
       uri: uri(),
       sinceWriteMs: performance.now() - (writtenAt.get(uid) ?? Number.NEGATIVE_INFINITY),
     }
+  }
+
+  /** What is being made of a disk, by what the API says, and by what is at work here, which the API may not say any more. */
+  function copiesOf(uid: string): string[] {
+    const names = [
+      ...snapshotsTakenOf(uid, view.snapshots()).map(name => `the DiskSnapshot ${name}`),
+      ...disksMadeOf('OnDemandDisk', uid, view.disks()).map(name => `the OnDemandDisk ${name}`),
+    ]
+    return names.length === 0 && copier.isSource('disks', uid) ? ['one that is being called off'] : names
   }
 
   /** The name stands in an annotation, which anybody may have written. */
@@ -136,7 +161,7 @@ export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
         ? { ...claimant, currentSize: size, started: true }
         : claimant
     })
-    return allot(claimants, { quota }).get(disk.metadata.uid ?? '')
+    return allot(claimants, { quota, snapshots: placeOfSnapshots(view) }).get(disk.metadata.uid ?? '')
   }
 
   /** Takes a step; returns the object as it is then. */
@@ -144,6 +169,12 @@ export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
     switch (action.kind) {
       case 'take spare':
         await volume.takeSpare(action.spare, uid)
+        return disk
+      case 'start copy':
+        copier.start({ from: action.from, to: { place: 'disks', uid } })
+        return disk
+      case 'call off copy':
+        await copier.callOff(uid)
         return disk
       case 'write manifest':
         await manifests.write(uid, action.text)

@@ -3,6 +3,8 @@ import type { Condition, InvalidSpecError, OnDemandDisk } from '../../crds/ondem
 import type { ExportState } from '../../server/control/state.ts'
 import type { StatusChange } from '../kube/conditions.ts'
 import type { Allotment } from '../terms/allotment.ts'
+import type { CopyView } from './copier.ts'
+import type { Place } from './volume.ts'
 
 /** A disk, and all that decides about it. */
 export interface AgentObserved {
@@ -16,6 +18,12 @@ export interface AgentObserved {
   readonly file: FileView | undefined
   /** The spare that the disk was promised is there. */
   readonly spare: boolean
+  /** How it goes with the copy that is to be the disk, with `source`. */
+  readonly copy: CopyView
+  /** What is being made of the disk at this moment, in words: `the DiskSnapshot a`. */
+  readonly copiedTo: readonly string[]
+  /** ms since 1970. */
+  readonly now: number
   /** Text of the manifest that is written for it. */
   readonly manifest: string | undefined
   readonly server: ServerView
@@ -46,6 +54,9 @@ export type ServerView =
 export type AgentAction =
   /** The spare becomes the disk's file, unless there is one. */
   | { readonly kind: 'take spare'; readonly spare: string }
+  /** The disk is made as a copy of the object with this uid. */
+  | { readonly kind: 'start copy'; readonly from: { readonly place: Place; readonly uid: string } }
+  | { readonly kind: 'call off copy' }
   | { readonly kind: 'write manifest'; readonly text: string }
   /** Clients are disconnected. */
   | { readonly kind: 'remove manifest' }

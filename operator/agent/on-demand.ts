@@ -12,7 +12,7 @@ import { type KubeLog, reasonOf } from '../kube/log.ts'
 import type { Claimant } from '../terms/allotment.ts'
 import { spareKey } from '../terms/spares.ts'
 import { admit, onDemandObject, placeOf } from './admit.ts'
-import { claimantOf, nameRules, type PoolView, parseDisk } from './disk-reconciler.ts'
+import { claimantOf, nameRules, type PoolView, parseDisk, placeOfSnapshots } from './disk-reconciler.ts'
 import { manifestName } from './manifest-directory.ts'
 import { objectNames } from './object-name.ts'
 import { conditionOf } from './observed.ts'
@@ -98,7 +98,7 @@ export function createOnDemand(terms: OnDemandTerms): OnDemand {
   async function make(asked: AskedDisk): Promise<AskAnswer | undefined> {
     const { pool } = view
     if (pool === undefined) return refused('failed', 'The pool is not valid. See its condition Ready.')
-    const admission = admit(asked, pool, claimants(pool.spec))
+    const admission = admit(asked, pool, claimants(pool.spec), placeOfSnapshots(view))
     if ('message' in admission) return refused(admission.kind, admission.message)
     const { spec } = admission
     // From here to the reservation nothing else runs, so that no two clients get the same last place.
@@ -215,7 +215,7 @@ export function createOnDemand(terms: OnDemandTerms): OnDemand {
       return { result: 'size', size: parsed.spec.size ?? 0 }
     }
     if (pool === undefined) return refused('failed', 'The pool is not valid. See its condition Ready.')
-    const admission = admit(asked, pool, claimants(pool.spec))
+    const admission = admit(asked, pool, claimants(pool.spec), placeOfSnapshots(view))
     if ('message' in admission) return refused(admission.kind, admission.message)
     return { result: 'size', size: admission.spec.size ?? 0 }
   }

@@ -76,6 +76,7 @@ class World {
       manifest: this.manifest,
       server: this.heard,
       uri: 'nbd://lab',
+      ...{ copy: { state: 'none' } as const, copiedTo: [], now: 0 },
       sinceWriteMs: Number.POSITIVE_INFINITY,
     }
   }

@@ -81,6 +81,7 @@ function see(given: Given = {}): AgentObserved {
                   },
           },
     uri: 'nbd://lab.ns.svc:10809',
+    ...{ copy: { state: 'none' } as const, copiedTo: [], now: 0 },
     sinceWriteMs: Number.POSITIVE_INFINITY,
     ...given.observed,
   }

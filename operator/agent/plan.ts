@@ -3,6 +3,7 @@ import { InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { ConditionChange } from '../kube/conditions.ts'
 import { FINALIZER, FORCE_DELETE_ANNOTATION, SPARE_ANNOTATION } from '../terms/names.ts'
 import { readyWhenExported } from '../terms/readiness.ts'
+import { AGENT_REASONS } from '../terms/reasons.ts'
 import {
   ALLOCATED_PAUSE_MS,
   condition,
@@ -33,7 +34,9 @@ export function planDisk(observed: AgentObserved): AgentPlan {
   const { disk, parsed } = observed
   if (disk.metadata.deletionTimestamp !== undefined) return planDeletion(observed)
   if (parsed instanceof InvalidSpecError) return { actions: [] }
-  if (!isTrue(disk, 'Provisioned')) return planSpare(observed, parsed)
+  if (!isTrue(disk, 'Provisioned')) {
+    return parsed.spec.source === undefined ? planSpare(observed, parsed) : planCopy(observed, parsed)
+  }
   return planServing(observed, parsed)
 }
 
@@ -107,21 +110,53 @@ function planSpare(observed: AgentObserved, parsed: OnDemandDisk): AgentPlan {
   }
 }
 
+/** A disk that the operator has given a place and a source is made as a copy, once. */
+function planCopy({ disk, file, copy, now }: AgentObserved, { spec }: OnDemandDisk): AgentPlan {
+  const { sourceUid } = disk.status ?? {}
+  if (sourceUid === undefined || spec.source === undefined) return { actions: [] }
+  if (file !== undefined) {
+    const message = AGENT_REASONS.Copied.meaning
+    const conditions = (['Formatted', 'Provisioned'] as const).map(type =>
+      condition(disk, type, 'True', 'Copied', message),
+    )
+    return { actions: [{ kind: 'status', change: { conditions } }] }
+  }
+  // Made once already: a file that is lost must not come back with other content.
+  if (isTrue(disk, 'Formatted') || copy.state === 'running') return { actions: [] }
+  if (copy.state === 'failed' && now < copy.retryAt) {
+    const conditions = [condition(disk, 'Provisioned', 'False', 'CopyFailed', copy.message)]
+    return { actions: [{ kind: 'status', change: { conditions } }], requeueAfterMs: copy.retryAt - now }
+  }
+  const place = spec.source.kind === 'DiskSnapshot' ? 'snapshots' : 'disks'
+  return { actions: [{ kind: 'start copy', from: { place, uid: sourceUid } }] }
+}
+
 /**
  * At first new clients are kept out. When the operator has said that nothing can make the file any more, the clients
  * are waited for, or disconnected if the user wants it; then the manifest goes, and when the server has let go of the
  * disk, the file.
  */
 function planDeletion(observed: AgentObserved): AgentPlan {
-  const { disk, manifest, server } = observed
+  const { disk, manifest, server, copy, copiedTo } = observed
   const { finalizers, annotations, deletionTimestamp = '' } = disk.metadata
-  const actions: AgentAction[] = []
+  const actions: AgentAction[] = copy.state === 'none' ? [] : [{ kind: 'call off copy' }]
   const deleting = manifest && deletingManifest(manifest, deletionTimestamp)
   const isOurs = finalizers?.includes(FINALIZER) === true && conditionOf(disk, 'Ready')?.reason === 'Deleting'
   if (!isOurs || deleting === undefined) {
     if (deleting !== undefined && deleting !== manifest)
       actions.push({ kind: 'write manifest', text: deleting })
-    return isOurs ? planRemoval(observed) : { actions }
+    if (!isOurs) return { actions }
+    const removal = planRemoval(observed)
+    return { ...removal, actions: [...actions, ...removal.actions] }
+  }
+  // The server makes them, and needs the manifest for it.
+  if (copiedTo.length > 0) {
+    if (deleting !== manifest) actions.push({ kind: 'write manifest', text: deleting })
+    const message = `Copies of it are being made: ${copiedTo.join(', ')}.`
+    const conditions = [condition(disk, 'Exported', 'True', 'InUse', message)]
+    if (conditions.some(change => isNews(disk, change)))
+      actions.push({ kind: 'status', change: { conditions } })
+    return { actions, requeueAfterMs: LOOK_AGAIN_MS }
   }
   if (annotations?.[FORCE_DELETE_ANNOTATION] === 'true') {
     return { actions: [{ kind: 'remove manifest' }], requeueAfterMs: LOOK_AGAIN_MS }

@@ -1,5 +1,6 @@
 /** What the server beside the agent says of its exports, kept up to date over its control socket. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { CopyAnswer } from '../../server/control/copies.ts'
 import type { ExportState, ServerState } from '../../server/control/state.ts'
 import { askJson } from '../../server/control/unix-http.ts'
 import { type KubeLog, reasonOf } from '../kube/log.ts'
@@ -13,6 +14,8 @@ export interface ServerMirror {
   readonly connections: number | undefined
   /** Has these manifests read at once; resolves when they were, or at once when the server is away and will read them anyway. */
   rescan(manifests: readonly string[]): Promise<void>
+  /** Has the server copy a disk into a new file. @throws RequestError in the server's words, SocketError while it is away */
+  copy(uid: string, to: string, signal: AbortSignal): Promise<CopyAnswer>
   stop(): Promise<void>
 }
 
@@ -31,6 +34,8 @@ const ANSWER_MS = (WAIT_S + 15) * 1000
 const PAUSE_MS = 100
 const RETRY_MS = 250
 const RESCAN_MS = 30_000
+/** The largest disks on the slowest volumes; the server ends it sooner when this agent ends. */
+const COPY_MS = 24 * 3600 * 1000
 
 export function startMirror({ path, onChange, log }: MirrorTerms): ServerMirror {
   const stopped = new AbortController()
@@ -138,6 +143,12 @@ export function startMirror({ path, onChange, log }: MirrorTerms): ServerMirror 
       }
       for (const uid of manifests) pending.names.add(manifestName(uid))
       return pending.done
+    },
+
+    async copy(uid, to, askedSignal) {
+      const question = { method: 'POST', path: '/copies', body: { uid, to }, timeoutMs: COPY_MS } as const
+      const both = AbortSignal.any([signal, askedSignal])
+      return (await askJson(path, { ...question, signal: both })) as CopyAnswer
     },
 
     async stop() {

@@ -1,5 +1,5 @@
 /** The pool's volume: disks, spares and what is kept of deleted disks. Every step can be repeated after a crash. */
-import { lstat, mkdir, readdir, rename, statfs, unlink } from 'node:fs/promises'
+import { lstat, mkdir, readdir, rename, rm, statfs, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { syncDirectory } from '../../server/backends/disks/records.ts'
 import { renameNoReplace } from '../../server/linux/syscalls.ts'
@@ -17,7 +17,26 @@ export interface Volume {
   dropSpares(key: string | undefined): Promise<readonly string[]>
   removeDisk(uid: string): Promise<void>
   retainDisk(uid: string): Promise<void>
+  /** The file of a snapshot. */
+  snapshot(uid: string): Promise<SnapshotFile | undefined>
+  snapshotPath(uid: string): string
+  removeSnapshot(uid: string): Promise<void>
+  /** Where the copy that is to be the disk or snapshot of this uid is made. Nothing is there. */
+  copyPath(uid: string): Promise<string>
+  /** Gives a copy that is whole and durable its name, unless something has it. */
+  publishCopy(uid: string, place: Place): Promise<void>
+  dropCopy(uid: string): Promise<void>
   space(): Promise<{ readonly capacity: number; readonly free: number }>
+}
+
+/** Directories of what copies are made of, and become. */
+export type Place = 'disks' | 'snapshots'
+
+export interface SnapshotFile {
+  /** Bytes. */
+  readonly size: number
+  /** The moment of which it is. */
+  readonly takenAt: Date
 }
 
 /** A name or uid that is no name of a file of ours. It is never joined into a path. */
@@ -60,12 +79,18 @@ async function moveUnlessThere(from: string, to: string): Promise<void> {
 
 /** Opens a volume that is mounted at `path`; makes what directories it lacks. */
 export async function openVolume(path: string): Promise<Volume> {
-  const [disks, spares, retained] = ['disks', 'spares', 'retained'].map(name => join(path, name)) as [
-    string,
-    string,
-    string,
-  ]
-  for (const directory of [disks, spares, retained]) await mkdir(directory, { recursive: true, mode: 0o770 })
+  const [disks, spares, retained, snapshots, copies] = [
+    'disks',
+    'spares',
+    'retained',
+    'snapshots',
+    'copies',
+  ].map(name => join(path, name)) as [string, string, string, string, string]
+  // Copies that an agent before this one had begun: whoever made them has been, or is being, called off.
+  await rm(copies, { recursive: true, force: true })
+  for (const directory of [disks, spares, retained, snapshots, copies]) {
+    await mkdir(directory, { recursive: true, mode: 0o770 })
+  }
   const diskPath = (uid: string) => join(disks, checked(uid, UID))
   const sparePath = (name: string) => join(spares, checked(name, SPARE))
 
@@ -118,6 +143,37 @@ export async function openVolume(path: string): Promise<Volume> {
       await syncDirectory(retained)
       await syncDirectory(disks)
     },
+
+    async snapshot(uid) {
+      try {
+        const stats = await lstat(join(snapshots, checked(uid, UID)))
+        return { size: stats.size, takenAt: stats.mtime }
+      } catch (error) {
+        if (isMissing(error)) return undefined
+        throw error
+      }
+    },
+
+    snapshotPath: uid => join(snapshots, checked(uid, UID)),
+
+    async removeSnapshot(uid) {
+      await ignoreMissing(unlink(join(snapshots, checked(uid, UID))))
+      await syncDirectory(snapshots)
+    },
+
+    async copyPath(uid) {
+      const copy = join(copies, checked(uid, UID))
+      await ignoreMissing(unlink(copy))
+      return copy
+    },
+
+    async publishCopy(uid, place) {
+      const directory = place === 'disks' ? disks : snapshots
+      await moveUnlessThere(join(copies, checked(uid, UID)), join(directory, uid))
+      await syncDirectory(directory)
+    },
+
+    dropCopy: uid => ignoreMissing(unlink(join(copies, checked(uid, UID)))),
 
     async space() {
       const { blocks, bavail, bsize } = await statfs(path)

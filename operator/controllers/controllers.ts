@@ -14,8 +14,10 @@ import { observePool } from '../pool/observe.ts'
 import { obstaclesOf, watchObstacles } from '../pool/obstacles.ts'
 import { planPool } from '../pool/plan.ts'
 import type { PodSettings } from '../pool/settings.ts'
-import { followWorld, poolKeyOf } from '../pool/world.ts'
+import { followWorld, poolKeyOf, sourceKeyOf } from '../pool/world.ts'
+import { reconcileSnapshot } from '../snapshot/reconcile.ts'
 import { DISK_LABEL, POOL_LABEL } from '../terms/names.ts'
+import { isAccepted } from '../terms/snapshots.ts'
 
 /** News of a pool's disks is gathered for so long, in ms: its status counts them, and each count is a write. */
 const GATHER_MS = 2000
@@ -30,6 +32,7 @@ export function startControllers({ client, events, options, log }: ControllersTe
   }
   const diskQueue = new WorkQueue()
   const poolQueue = new WorkQueue()
+  const snapshotQueue = new WorkQueue()
 
   const world = followWorld(
     client,
@@ -38,6 +41,7 @@ export function startControllers({ client, events, options, log }: ControllersTe
       disk(event) {
         const { object } = event
         diskQueue.add(keyOf(object), isSettled(object) ? priorityOf(event) : 'news')
+        lookAtCopies(object)
         if (event.type !== 'updated' || countsAnew(event.old, object))
           poolQueue.addAfter(poolKeyOf(object), GATHER_MS)
       },
@@ -45,6 +49,15 @@ export function startControllers({ client, events, options, log }: ControllersTe
         const key = keyOf(event.object)
         poolQueue.add(key, priorityOf(event))
         if (event.type !== 'updated' || isAnotherPool(event.old, event.object)) lookAtWaiting(key)
+      },
+      snapshot(event) {
+        const { object } = event
+        snapshotQueue.add(keyOf(object), priorityOf(event))
+        for (const disk of world.disks.byIndex('source', sourceKeyOf('DiskSnapshot', object))) {
+          if (isWaiting(disk)) diskQueue.add(keyOf(disk))
+        }
+        const { poolName } = object.status ?? {}
+        if (poolName !== undefined) poolQueue.addAfter(`${object.metadata.namespace}/${poolName}`, GATHER_MS)
       },
       job: ({ object }) => addOwner(object),
       pod: ({ object }) => {
@@ -93,6 +106,21 @@ export function startControllers({ client, events, options, log }: ControllersTe
     for (const disk of world.disks.byIndex('pool', pool)) {
       if (isWaiting(disk)) diskQueue.add(keyOf(disk), 'low')
     }
+    const [namespace] = pool.split('/')
+    for (const snapshot of world.snapshots.list(namespace)) {
+      const isDeleted = snapshot.metadata.deletionTimestamp !== undefined
+      if (isDeleted || !isAccepted(snapshot)) snapshotQueue.add(keyOf(snapshot), 'low')
+    }
+  }
+
+  /** Copies that wait for a disk, or that are of one. */
+  function lookAtCopies(disk: OnDemandDisk): void {
+    for (const snapshot of world.snapshots.byIndex('disk', keyOf(disk))) {
+      if (!isAccepted(snapshot)) snapshotQueue.add(keyOf(snapshot))
+    }
+    for (const copy of world.disks.byIndex('source', sourceKeyOf('OnDemandDisk', disk))) {
+      if (isWaiting(copy) && copy !== disk) diskQueue.add(keyOf(copy))
+    }
   }
 
   /** Places of a pool: a disk that has gone, or shrunk its wish, makes room. */
@@ -135,6 +163,12 @@ export function startControllers({ client, events, options, log }: ControllersTe
       const common = { workers: options.workers, log }
       controllers = [
         startController({ ...common, name: 'ondemanddisk', queue: diskQueue, reconcile: reconcileDisk }),
+        startController({
+          ...common,
+          name: 'disksnapshot',
+          queue: snapshotQueue,
+          reconcile: (key, signal) => reconcileSnapshot(world, events, key, signal),
+        }),
         startController({ ...common, name: 'diskpool', queue: poolQueue, reconcile: reconcilePool }),
       ]
       return controllers.map(({ meter }) => meter)

@@ -5,12 +5,13 @@ import { ACCEPTED_ANNOTATION, FINALIZER, POOL_LABEL } from '../terms/names.ts'
 
 /** The fields that `checkTransition` compares, but for the size, which grows. */
 function fixedFields({ spec }: OnDemandDisk): Partial<OnDemandDisk['spec']> {
-  const { poolName, exportName, mode, filesystem, command, upstream } = spec
+  const { poolName, exportName, mode, filesystem, command, upstream, source } = spec
   return {
     poolName,
     exportName,
     mode,
     ...(filesystem && { filesystem }),
+    ...(source && { source }),
     // That there is one is fixed, not what it says.
     ...(command !== undefined && { command: '' }),
     ...(upstream && { upstream: { uri: '' } }),
@@ -45,7 +46,12 @@ export function changedField(disk: OnDemandDisk, parsed: OnDemandDisk): InvalidS
 }
 
 /** So that what the accepted spec does not have is not taken from the new one. */
-const absent = { filesystem: undefined, command: undefined, upstream: undefined } as unknown as object
+const absent = {
+  filesystem: undefined,
+  command: undefined,
+  upstream: undefined,
+  source: undefined,
+} as unknown as object
 
 function acceptedSpec({ metadata }: OnDemandDisk): Partial<OnDemandDisk['spec']> | undefined {
   try {

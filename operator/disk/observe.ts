@@ -1,16 +1,24 @@
 /** Looks at a disk: from the stores, and from the API server itself where a store that is behind would mislead. */
 import { type DiskPool, parseDiskPool } from '../../crds/diskpool.ts'
+import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
 import { InvalidSpecError, type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { JOBS, type Job, type PersistentVolumeClaim, type Pod } from '../kube/objects.ts'
 import { keyOf, refOf } from '../kube/store.ts'
 import { type JobView, viewJob } from '../pool/job-view.ts'
-import { sizeOf } from '../pool/observe.ts'
+import { sizeOf, snapshotPlaces } from '../pool/observe.ts'
 import { claimName } from '../pool/parts.ts'
 import { isOneNode } from '../pool/spares.ts'
 import { exportKeyOf, poolKeyOf, type World } from '../pool/world.ts'
 import { allot, type Claimant, type Refusal } from '../terms/allotment.ts'
 import { diskJobName, poolNames } from '../terms/names.ts'
-import { type DiskAction, type DiskObserved, isTrue, type Plan, type PoolView } from './observed.ts'
+import {
+  type DiskAction,
+  type DiskObserved,
+  isTrue,
+  type Plan,
+  type PoolView,
+  type SourceView,
+} from './observed.ts'
 import { planDisk } from './plan.ts'
 
 /** A disk as it is seen, with what doing something for it needs beside. */
@@ -46,6 +54,7 @@ export async function observeDisk(world: World, key: string): Promise<SeenDisk |
       isReachable: isReachable(claim, serverPod),
       ...(isDeleted && { lost: await lostReason(world, disk, pool, claim, serverPod) }),
     },
+    source: viewSource(world, disk),
     job: jobView,
     now: world.now(),
     validPool: validPool instanceof InvalidSpecError ? undefined : validPool,
@@ -75,7 +84,9 @@ function takesPlace(action: DiskAction): boolean {
   if (action.kind === 'start job') return true
   return (
     action.kind === 'status' &&
-    action.change.conditions?.some(({ type, status }) => type === 'Provisioned' && status === 'True') === true
+    (action.change.fields?.attempts !== undefined ||
+      action.change.conditions?.some(({ type, status }) => type === 'Provisioned' && status === 'True') ===
+        true)
   )
 }
 
@@ -104,6 +115,22 @@ function check<T>(parse: () => T): T | InvalidSpecError {
   }
 }
 
+/** The pool of a name, as far as what is in it is concerned. */
+export async function viewPool(world: World, namespace: string, poolName: string, isDeleted: boolean) {
+  const pool = world.pools.get(namespace, poolName)
+  const validPool = pool && parsedPool(pool)
+  const user = { metadata: { namespace, name: '' }, spec: { poolName } }
+  const claim = world.claims.get(namespace, claimOf(user, validPool))
+  const serverPod = world.pods.get(namespace, poolNames(poolName).pod)
+  const lost = isDeleted ? await lostReason(world, user, pool, claim, serverPod) : undefined
+  return {
+    state: poolState(pool, validPool),
+    quota:
+      validPool === undefined || validPool instanceof InvalidSpecError ? undefined : validPool.spec.quota,
+    lost,
+  }
+}
+
 function poolState(
   pool: DiskPool | undefined,
   valid: DiskPool | InvalidSpecError | undefined,
@@ -114,7 +141,10 @@ function poolState(
 }
 
 /** Also of a pool that is gone or has become invalid. */
-function claimOf(disk: OnDemandDisk, pool: DiskPool | InvalidSpecError | undefined): string {
+function claimOf(
+  disk: { readonly spec?: { readonly poolName?: string } },
+  pool: DiskPool | InvalidSpecError | undefined,
+): string {
   if (pool && !(pool instanceof InvalidSpecError)) return claimName(pool)
   return poolNames(disk.spec?.poolName ?? 'default').claim
 }
@@ -127,7 +157,7 @@ function isReachable(claim: PersistentVolumeClaim | undefined, serverPod: Pod | 
 
 async function lostReason(
   world: World,
-  disk: OnDemandDisk,
+  disk: Pick<OnDemandDisk, 'metadata'> & { readonly spec?: { readonly poolName?: string } },
   pool: DiskPool | undefined,
   claim: PersistentVolumeClaim | undefined,
   serverPod: Pod | undefined,
@@ -167,7 +197,7 @@ async function findJob(world: World, disk: OnDemandDisk): Promise<Job | undefine
   const key = `${namespace}/${ref.name}`
   const stored = world.freshJobs.latest(key, world.jobs.get(namespace, ref.name))
   if (stored) return stored
-  if (!disk.status?.attempts || isTrue(disk, 'Formatted')) return undefined
+  if (!disk.status?.attempts || isTrue(disk, 'Formatted') || disk.spec?.source !== undefined) return undefined
   return await world.client.find(JOBS, ref)
 }
 
@@ -183,7 +213,8 @@ function refusalOf(world: World, disk: OnDemandDisk, pool: DiskPool | undefined)
   const all = world.disks
     .byIndex('pool', poolKeyOf(disk))
     .map(stored => claimantOf(world, world.freshDisks.latest(keyOf(stored), stored) ?? stored))
-  return allot(all, { quota, maxDisks: onDemand.maxDisks }).get(disk.metadata.uid ?? '')?.refusal
+  const snapshots = snapshotPlaces(world, poolKeyOf(disk))
+  return allot(all, { quota, maxDisks: onDemand.maxDisks, snapshots }).get(disk.metadata.uid ?? '')?.refusal
 }
 
 function claimantOf(world: World, disk: OnDemandDisk): Claimant {
@@ -195,6 +226,34 @@ function claimantOf(world: World, disk: OnDemandDisk): Claimant {
     currentSize: disk.status?.size,
     started: isStarted(disk) || world.starting.has(uid),
   }
+}
+
+/** What a disk is to be a copy of. */
+function viewSource(world: World, { metadata, spec }: OnDemandDisk): SourceView | undefined {
+  if (spec?.source === undefined) return undefined
+  const { kind, name } = spec.source
+  const object =
+    kind === 'DiskSnapshot'
+      ? world.snapshots.get(metadata.namespace, name)
+      : world.disks.get(metadata.namespace, name)
+  if (object === undefined || object.metadata.uid === metadata.uid) return { state: 'missing' }
+  if (object.metadata.deletionTimestamp !== undefined) {
+    return { state: 'not ready', message: 'is being deleted.' }
+  }
+  const { uid = '' } = object.metadata
+  const { filesystem } = object.status ?? {}
+  if ('diskName' in object.spec) {
+    const { readyToUse, poolName = '', size = 0 } = (object as DiskSnapshot).status ?? {}
+    if (readyToUse !== true) return { state: 'not ready', message: 'is not taken yet.' }
+    return { state: 'ready', uid, poolName, size, filesystem }
+  }
+  const disk = object as OnDemandDisk
+  const { mode, upstream, poolName = 'default' } = disk.spec
+  if (mode === 'Temporary' || upstream !== undefined) {
+    return { state: 'not ready', message: 'has no data of its own, as it is Temporary or has an upstream.' }
+  }
+  if (!isTrue(disk, 'Provisioned')) return { state: 'not ready', message: 'is not made yet.' }
+  return { state: 'ready', uid, poolName, size: Math.max(disk.status?.size ?? 0, sizeOf(disk)), filesystem }
 }
 
 /** Another disk that has the export name: one that is served, else the oldest. */

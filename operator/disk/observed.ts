@@ -16,11 +16,26 @@ export interface DiskObserved {
   readonly job: JobView
   /** Why the pool has no place for the disk; counts until the disk is made. */
   readonly refusal?: Refusal | undefined
+  /** With `spec.source`, until the disk is made. */
+  readonly source?: SourceView | undefined
   /** Object name of another disk of the pool that has the export name by right. */
   readonly nameHolder?: string | undefined
   /** ms since 1970. */
   readonly now: number
 }
+
+/** What a disk is to be a copy of. */
+export type SourceView =
+  | { readonly state: 'missing' }
+  | { readonly state: 'not ready'; readonly message: string }
+  | {
+      readonly state: 'ready'
+      readonly uid: string
+      readonly poolName: string
+      /** Bytes. */
+      readonly size: number
+      readonly filesystem: string | undefined
+    }
 
 /** The pool, as far as a disk is concerned. */
 export interface PoolView {

@@ -3,7 +3,7 @@ import type { DiskPool } from '../../crds/diskpool.ts'
 import { type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { ObjectStore } from '../kube/store.ts'
 import { Fresh } from '../pool/fresh.ts'
-import { DISK_INDEXERS, type World } from '../pool/world.ts'
+import { DISK_INDEXERS, SNAPSHOT_INDEXERS, type World } from '../pool/world.ts'
 import { ACCEPTED_ANNOTATION, FINALIZER, POOL_LABEL } from '../terms/names.ts'
 import { planInPlace, type SeenDisk } from './observe.ts'
 
@@ -34,7 +34,13 @@ function disk(name: string, exportName = name, second = 0): OnDemandDisk {
 function setUp(disks: readonly OnDemandDisk[], onDemand: object = {}) {
   const store = new ObjectStore<OnDemandDisk>(DISK_INDEXERS)
   for (const each of disks) store.set(each)
-  const world = { disks: store, freshDisks: new Fresh(), starting: new Set() } as unknown as World
+  const world = {
+    disks: store,
+    freshDisks: new Fresh(),
+    starting: new Set(),
+    snapshots: new ObjectStore(SNAPSHOT_INDEXERS),
+    startingSnapshots: new Map(),
+  } as unknown as World
   const validPool = { spec: { onDemand } } as DiskPool
   const starts = (each: OnDemandDisk) => {
     const seen = { disk: each, parsed: parseOnDemandDisk(each), validPool, now: 0 } as unknown as SeenDisk

@@ -9,6 +9,7 @@ import { type FailedJob, retryDelay } from '../pool/job-view.ts'
 import { SPARE_ANNOTATION } from '../terms/names.ts'
 import { DISK_REASONS, type DiskReason } from '../terms/reasons.ts'
 import { accept, changedField } from './accepted.ts'
+import { planCopy } from './copy.ts'
 import { planDeletion } from './deletion.ts'
 import {
   condition,
@@ -39,7 +40,7 @@ export function planDisk(observed: DiskObserved): Plan {
 }
 
 /** Says why clients cannot use the disk. */
-function notReady(
+export function notReady(
   { disk }: DiskObserved,
   reason: DiskReason,
   message?: string,
@@ -111,6 +112,7 @@ function make(observed: DiskObserved, { spec }: OnDemandDisk): Plan {
     case 'running':
       return { actions: [status(disk, provisioning(disk, job.problem))] }
     case 'none': {
+      if (spec.source !== undefined) return planCopy(observed, spec.source, spec, obstacle(observed, spec))
       const spareUntil = spareDeadline(disk)
       if (spareUntil !== undefined && now < spareUntil) {
         return { actions: [status(disk, provisioning(disk))], requeueAfterMs: spareUntil - now }

@@ -10,7 +10,14 @@ import { KubeError } from '../kube/kube-error.ts'
 import type { Job, KubeObject, PersistentVolumeClaim, Pod } from '../kube/objects.ts'
 import { keyOf, ObjectStore } from '../kube/store.ts'
 import { Fresh } from '../pool/fresh.ts'
-import { DISK_INDEXERS, DISKS, POD_INDEXERS, POOL_INDEXERS, type World } from '../pool/world.ts'
+import {
+  DISK_INDEXERS,
+  DISKS,
+  POD_INDEXERS,
+  POOL_INDEXERS,
+  SNAPSHOT_INDEXERS,
+  type World,
+} from '../pool/world.ts'
 import { actOnDisk } from './act.ts'
 import { observeDisk, planInPlace } from './observe.ts'
 import { type Change, TestCluster } from './test-cluster.ts'
@@ -119,7 +126,10 @@ class Operator {
       claims: objects<PersistentVolumeClaim>(CLAIM),
       parts: { serviceAccount: none, roleBinding: none, service: none, networkPolicy: none, server: none },
       freshPools: new Fresh(),
+      snapshots: new ObjectStore(SNAPSHOT_INDEXERS),
+      freshSnapshots: new Fresh(),
       starting: this.#starting,
+      startingSnapshots: new Map(),
       isNamespaceTerminating: async () => false,
       now: () => cluster.now,
     }

@@ -1,11 +1,13 @@
 /** Looks at a pool. */
 import { type DiskPool, parseDiskPool } from '../../crds/diskpool.ts'
+import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
 import { InvalidSpecError } from '../../crds/invalid-spec-error.ts'
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { parseQuantity } from '../../crds/quantity.ts'
 import type { KubeObject } from '../kube/objects.ts'
 import { refOf } from '../kube/store.ts'
 import { poolNames, spareJobName } from '../terms/names.ts'
+import { placeOfSnapshot } from '../terms/snapshots.ts'
 import { viewJob } from './job-view.ts'
 import { type DisksView, PARTS, type Part, type PoolObserved } from './observed.ts'
 import { claimName } from './parts.ts'
@@ -43,7 +45,7 @@ export async function observePool(
     claim: parsed instanceof InvalidSpecError ? undefined : world.claims.get(namespace, claimName(parsed)),
     parts: await findParts(world, namespace, names, isDeleted),
     serverPod: world.pods.get(namespace, names.pod),
-    disks: viewDisks(world.disks.byIndex('pool', key)),
+    disks: viewDisks(world.disks.byIndex('pool', key), world.snapshots.byIndex('pool', key)),
     spareJob: viewJob(job, job ? world.pods.byIndex('owner', job.metadata.uid ?? '') : [], pool.metadata.uid),
     settings,
     now: world.now(),
@@ -87,15 +89,20 @@ async function findParts(
   return Object.fromEntries(found) as Record<Part, KubeObject | undefined>
 }
 
-function viewDisks(disks: readonly OnDemandDisk[]): DisksView {
+function viewDisks(disks: readonly OnDemandDisk[], snapshots: readonly DiskSnapshot[]): DisksView {
   const names: string[] = []
   let provisioned = 0
   for (const disk of disks) {
     provisioned += sizeOf(disk)
     names.push(disk.metadata.name)
   }
+  for (const snapshot of snapshots) {
+    provisioned += placeOfSnapshot(snapshot)
+    names.push(`${snapshot.metadata.name} (snapshot)`)
+  }
   return {
     count: disks.length,
+    snapshots: snapshots.length,
     names: names.sort().slice(0, NAMED),
     provisioned: Math.min(provisioned, Number.MAX_SAFE_INTEGER),
   }
@@ -109,4 +116,20 @@ export function sizeOf({ spec }: OnDemandDisk): number {
   } catch {
     return 0
   }
+}
+
+/** Bytes of a pool's quota that its snapshots have; of `except` not. */
+export function snapshotPlaces(world: World, pool: string, except = ''): number {
+  let sum = 0
+  const counted = new Set<string>([except])
+  for (const stored of world.snapshots.byIndex('pool', pool)) {
+    const { uid = '' } = stored.metadata
+    if (counted.has(uid)) continue
+    counted.add(uid)
+    sum += placeOfSnapshot(stored)
+  }
+  for (const [uid, place] of world.startingSnapshots) {
+    if (place.pool === pool && !counted.has(uid)) sum += place.size
+  }
+  return sum
 }

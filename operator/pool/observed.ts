@@ -32,7 +32,9 @@ export interface DisksView {
   readonly count: number
   /** Of some of them, sorted. */
   readonly names: readonly string[]
-  /** Bytes that their specs ask for. */
+  /** Snapshots that the pool keeps. */
+  readonly snapshots?: number
+  /** Bytes that their specs ask for, and those of the snapshots. */
   readonly provisioned: number
 }
 

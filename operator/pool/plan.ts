@@ -242,9 +242,12 @@ function seen({ metadata: { generation } }: DiskPool) {
 /** All that a pool has goes with it by itself, but for its disks and their volume. */
 function planDeletion({ pool, disks, isNamespaceTerminating, parsed }: PoolObserved): PoolPlan {
   if (!pool.metadata.finalizers?.includes(FINALIZER)) return { actions: [] }
-  if (disks.count > 0 && !isNamespaceTerminating) {
-    const more = disks.count > disks.names.length ? `, and ${disks.count - disks.names.length} more` : ''
-    const message = `Waiting for ${disks.count === 1 ? 'the disk' : `${disks.count} disks`} ${disks.names.join(', ')}${more}. Delete ${disks.count === 1 ? 'it' : 'them'}.`
+  const { count, snapshots = 0, names } = disks
+  const all = count + snapshots
+  if (all > 0 && !isNamespaceTerminating) {
+    const more = all > names.length ? `, and ${all - names.length} more` : ''
+    const what = snapshots === 0 ? `${count} disks` : `${count} disks and ${snapshots} snapshots`
+    const message = `Waiting for ${count === 1 && snapshots === 0 ? 'the disk' : what} ${names.join(', ')}${more}. Delete ${all === 1 ? 'it' : 'them'}.`
     const change = {
       conditions: [condition(pool, 'Ready', 'False', 'Deleting', message)],
       fields: { ...seen(pool), disks: disks.count, provisioned: disks.provisioned },

@@ -1,7 +1,8 @@
 /** All that the operator follows of the cluster, and how it finds things in it. */
 import type { DiskPool } from '../../crds/diskpool.ts'
+import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
-import { DISK_POOLS, ON_DEMAND_DISKS } from '../../crds/resources.ts'
+import { DISK_POOLS, DISK_SNAPSHOTS, ON_DEMAND_DISKS } from '../../crds/resources.ts'
 import type { KubeClient } from '../kube/client.ts'
 import type { KubeLog } from '../kube/log.ts'
 import {
@@ -28,6 +29,7 @@ import type { Part } from './observed.ts'
 
 export const DISKS: Resource<OnDemandDisk> = ON_DEMAND_DISKS
 export const POOLS: Resource<DiskPool> = DISK_POOLS
+export const SNAPSHOTS: Resource<DiskSnapshot> = DISK_SNAPSHOTS
 
 export const PART_RESOURCES: Readonly<Record<Part, Resource>> = {
   serviceAccount: SERVICE_ACCOUNTS,
@@ -45,7 +47,13 @@ export const poolKeyOf = (disk: OnDemandDisk) => `${disk.metadata.namespace}/${p
 /** Value of the index `export`: the disks that want one name of a pool. */
 export const exportKeyOf = (disk: OnDemandDisk) => `${poolKeyOf(disk)}/${exportNameOf(disk)}`
 
+/** Value of the index `source`: the disks that are to be copies of an object. */
+export const sourceKeyOf = (kind: string, { metadata }: KubeObject) =>
+  `${kind} ${metadata.namespace}/${metadata.name}`
+
 export const DISK_INDEXERS: Indexers<OnDemandDisk> = {
+  source: ({ metadata, spec }) =>
+    spec?.source === undefined ? [] : [`${spec.source.kind} ${metadata.namespace}/${spec.source.name}`],
   pool: disk => [poolKeyOf(disk)],
   export: disk => [exportKeyOf(disk)],
   uid: ({ metadata }) => [metadata.uid ?? ''],
@@ -56,6 +64,12 @@ export const POOL_INDEXERS: Indexers<DiskPool> = {
     `${metadata.namespace}/${spec?.storage?.claimName ?? poolNames(metadata.name).claim}`,
   ],
 }
+/** `pool`: once it has a place there. `disk`: the object's key. */
+export const SNAPSHOT_INDEXERS: Indexers<DiskSnapshot> = {
+  pool: ({ metadata, status }) =>
+    status?.poolName === undefined ? [] : [`${metadata.namespace}/${status.poolName}`],
+  disk: ({ metadata, spec }) => [`${metadata.namespace}/${spec?.diskName}`],
+}
 export const POD_INDEXERS: Indexers<Pod> = {
   owner: ({ metadata }) => (metadata.ownerReferences ?? []).map(({ uid }) => uid),
 }
@@ -65,15 +79,19 @@ export interface World {
   readonly client: KubeClient
   readonly disks: Store<OnDemandDisk>
   readonly pools: Store<DiskPool>
+  readonly snapshots: Store<DiskSnapshot>
   readonly jobs: Store<Job>
   readonly pods: Store<Pod>
   readonly claims: Store<PersistentVolumeClaim>
   readonly parts: Readonly<Record<Part, Store<KubeObject>>>
   readonly freshDisks: Fresh<OnDemandDisk>
   readonly freshPools: Fresh<DiskPool>
+  readonly freshSnapshots: Fresh<DiskSnapshot>
   readonly freshJobs: Fresh<Job>
   /** Uids of disks that are being given a place at this very moment. */
   readonly starting: Set<string>
+  /** Snapshots that are: their sizes in bytes, by uid, with the pool's key. */
+  readonly startingSnapshots: Map<string, { readonly pool: string; readonly size: number }>
   isNamespaceTerminating(namespace: string): Promise<boolean>
   /** ms since 1970. */
   now(): number
@@ -83,6 +101,7 @@ export interface World {
 export interface WorldEvents {
   disk(event: StoreEvent<OnDemandDisk>): void
   pool(event: StoreEvent<DiskPool>): void
+  snapshot(event: StoreEvent<DiskSnapshot>): void
   job(event: StoreEvent<Job>): void
   pod(event: StoreEvent<Pod>): void
   claim(event: StoreEvent<PersistentVolumeClaim>): void
@@ -102,8 +121,10 @@ export function followWorld(
   log: KubeLog,
 ): FollowedWorld {
   const reflectors: Reflector<never>[] = []
+  const needed: Promise<void>[] = []
   const freshDisks = new Fresh<OnDemandDisk>()
   const freshPools = new Fresh<DiskPool>()
+  const freshSnapshots = new Fresh<DiskSnapshot>()
   const freshJobs = new Fresh<Job>()
   function follow<T extends KubeObject>(
     resource: Resource<T>,
@@ -112,10 +133,14 @@ export function followWorld(
       readonly labelSelector?: string
       readonly indexers?: Indexers<T>
       readonly keep?: (object: T) => T
+      /** The API server may not know the kind: nothing waits for it. */
+      readonly optional?: boolean
     } = {},
   ): Store<T> {
-    const reflector = startReflector({ client, resource, namespace, onEvent, log, ...options })
+    const { optional = false, ...rest } = options
+    const reflector = startReflector({ client, resource, namespace, onEvent, log, ...rest })
     reflectors.push(reflector as unknown as Reflector<never>)
+    if (!optional) needed.push(reflector.synced)
     return reflector.store
   }
   const managed = { labelSelector: MANAGED_SELECTOR }
@@ -135,6 +160,14 @@ export function followWorld(
     },
     { indexers: POOL_INDEXERS },
   )
+  const snapshots = follow(
+    SNAPSHOTS,
+    event => {
+      freshSnapshots.seen(event)
+      events.snapshot(event)
+    },
+    { indexers: SNAPSHOT_INDEXERS, optional: true },
+  )
   const jobs = follow(
     JOBS,
     event => {
@@ -149,11 +182,13 @@ export function followWorld(
     Object.entries(PART_RESOURCES).map(([part, resource]) => [part, follow(resource, events.part, managed)]),
   ) as Record<Part, Store<KubeObject>>
   return {
-    ...{ client, disks, pools, jobs, pods, claims, parts, freshDisks, freshPools, freshJobs },
+    ...{ client, disks, pools, snapshots, jobs, pods, claims, parts },
+    ...{ freshDisks, freshPools, freshSnapshots, freshJobs },
     starting: new Set(),
+    startingSnapshots: new Map(),
     isNamespaceTerminating: namespaceWatch(client),
     now: Date.now,
-    synced: Promise.all(reflectors.map(({ synced }) => synced)).then(() => {}),
+    synced: Promise.all(needed).then(() => {}),
     async stop() {
       await Promise.all(reflectors.map(reflector => reflector.stop()))
     },

@@ -18,6 +18,8 @@ export interface PoolLimits {
   /** Bytes. */
   readonly quota?: number | undefined
   readonly maxDisks?: number | undefined
+  /** Bytes of the quota that snapshots have. */
+  readonly snapshots?: number | undefined
 }
 
 /** `size`: bytes that the disk may have, which are fewer than it asks for where its growth has no place. */
@@ -42,12 +44,12 @@ function byAge(a: Claimant, b: Claimant): number {
  */
 export function allot(
   claimants: Iterable<Claimant>,
-  { quota = Number.POSITIVE_INFINITY, maxDisks = Number.POSITIVE_INFINITY }: PoolLimits,
+  { quota = Number.POSITIVE_INFINITY, maxDisks = Number.POSITIVE_INFINITY, snapshots = 0 }: PoolLimits,
 ): Map<string, Allotment> {
   const all = [...claimants].sort(byAge)
   const started = all.filter(disk => disk.started)
   const result = new Map<string, Allotment>()
-  let used = 0
+  let used = snapshots
   for (const { uid, size, currentSize = size } of started) {
     used += currentSize
     result.set(uid, { size: currentSize })
@@ -94,5 +96,14 @@ function overQuota(size: number, used: number, quota: number, more = ''): Refusa
   return {
     reason: 'QuotaExceeded',
     message: `The disk takes ${formatSize(size)} ${more}of the pool, which has given out ${formatSize(used)} of ${formatSize(quota)} (spec.quota). Delete a disk, or raise it.`,
+  }
+}
+
+/** Why a snapshot of so many bytes has no place beside what the pool has given out; undefined where it has. */
+export function snapshotRefusal(size: number, used: number, quota: number | undefined): Refusal | undefined {
+  if (quota === undefined || used + size <= quota) return undefined
+  return {
+    reason: 'QuotaExceeded',
+    message: `The snapshot takes ${formatSize(size)} of the pool, which has given out ${formatSize(used)} of ${formatSize(quota)} (spec.quota). Delete a disk or a snapshot, or raise it.`,
   }
 }

@@ -14,7 +14,7 @@ export const ATTEMPT_LABEL = `${API_GROUP}/attempt`
 export const GENERATION_ANNOTATION = `${API_GROUP}/generation`
 /** On a disk, by its user: `"true"` deletes it though clients have it open. */
 export const FORCE_DELETE_ANNOTATION = `${API_GROUP}/force-delete`
-/** On a disk: what cannot be changed of its spec, as it was accepted, for API servers that do not know CEL. */
+/** On a disk or a snapshot: what cannot be changed of its spec, as it was accepted, for API servers that do not know CEL. */
 export const ACCEPTED_ANNOTATION = `${API_GROUP}/accepted`
 /** On a disk that a client has made by connecting: `"true"`. */
 export const ON_DEMAND_ANNOTATION = `${API_GROUP}/on-demand`

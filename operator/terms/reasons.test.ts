@@ -1,12 +1,13 @@
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
-import { AGENT_REASONS, DISK_REASONS, POOL_REASONS } from './reasons.ts'
+import { AGENT_REASONS, DISK_REASONS, POOL_REASONS, SNAPSHOT_REASONS } from './reasons.ts'
 
 const page = readFileSync(`${import.meta.dirname}/../../docs/troubleshooting.md`, 'utf8')
 
 test.each([
   ['Disks: what the operator says', DISK_REASONS],
   ['Disks: what the agent says', AGENT_REASONS],
+  ['Snapshots', SNAPSHOT_REASONS],
   ['Pools', POOL_REASONS],
 ])('docs/troubleshooting.md lists the reasons of the code: %s', (title, table) => {
   const section = page.split(/^## /m).find(text => text.startsWith(`${title}\n`)) ?? ''

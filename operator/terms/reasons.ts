@@ -47,6 +47,19 @@ export const DISK_REASONS = {
     'mkfs or the command failed. The message has the last line that it wrote to standard error, and when it is tried again.',
     'Correct what the line tells of: a disk that is too small, a full volume, a command that is wrong.',
   ),
+  Copying: row('The disk is being made as a copy of its source.', 'It passes.'),
+  CopyFailed: row(
+    'The copy could not be made. The message says why. It is tried again; nothing is left over.',
+    'Correct what the message tells of: a full volume, a source that is not served.',
+  ),
+  SourceNotFound: row(
+    'There is no object of the kind and name that `spec.source` gives in this namespace.',
+    'Make it, or make a new disk with another source.',
+  ),
+  SourceNotReady: row(
+    'The source is not ready, is being deleted, or has no data of its own. The message says which.',
+    'See the conditions of the source.',
+  ),
   Formatted: row('The disk has been made. It will never be formatted again.'),
   SpareTaken: row('The disk has been made of a spare of the pool.'),
   NothingToMake: row('A temporary disk, or one with upstream, has no file that would have to be made.'),
@@ -128,10 +141,56 @@ export const AGENT_REASONS = {
     'Delete a disk of the pool, or raise the quota.',
   ),
   TooManyDisks: DISK_REASONS.TooManyDisks,
+  Copied: row('The disk has been made as a copy of its source. It will never be formatted.'),
+  CopyFailed: DISK_REASONS.CopyFailed,
   Formatted: DISK_REASONS.Formatted,
   SpareTaken: DISK_REASONS.SpareTaken,
 } as const satisfies Record<string, ReasonRow>
 
+/** Reasons of a snapshot's conditions, by the operator and the agent. */
+export const SNAPSHOT_REASONS = {
+  Ready: row('Disks can be made of the snapshot.'),
+  InvalidSpec: DISK_REASONS.InvalidSpec,
+  DiskNotFound: row(
+    'There is no OnDemandDisk of the name `spec.diskName` in this namespace.',
+    'Make the disk.',
+  ),
+  DiskNotReady: row(
+    'The disk is not made yet, is being deleted, or has no data of its own (Temporary, upstream). The message says which.',
+    'See the conditions of the disk.',
+  ),
+  PoolNotReady: row(
+    'The pool of the disk is missing, not valid, or being deleted.',
+    'See the conditions of the pool.',
+  ),
+  QuotaExceeded: row(
+    'The snapshot does not fit into `spec.quota` of the pool, of which it takes the size of its disk.',
+    'Delete a disk or a snapshot, or raise the quota. The snapshot is taken as soon as it fits.',
+  ),
+  Accepted: row('The snapshot has a place in its pool.'),
+  WaitingForServer: row(
+    'The agent of the pool has not begun yet.',
+    'It passes. If it does not, see the condition ServerReady of the pool.',
+  ),
+  Copying: row('The snapshot is being taken.', 'It passes.'),
+  CopyFailed: row(
+    'The snapshot could not be taken. The message says why. It is tried again; nothing is left over.',
+    'Correct what the message tells of: a full volume, a disk that is not served.',
+  ),
+  Taken: row('The snapshot has been taken. It never changes.'),
+  DataMissing: row(
+    'The snapshot has been taken, and its file is missing on the pool’s volume.',
+    'Restore the file of its uid in snapshots/ of the volume, or delete the snapshot.',
+  ),
+  InUse: row(
+    'The snapshot is being deleted, and disks are being made of it. The message says which.',
+    'It passes.',
+  ),
+  Deleting: row('The snapshot is being deleted. The message says what it waits for.', 'It passes.'),
+  Removed: row('The snapshot is deleted, and its data is gone.'),
+} as const satisfies Record<string, ReasonRow>
+
+export type SnapshotReason = keyof typeof SNAPSHOT_REASONS
 export type AgentReason = keyof typeof AGENT_REASONS
 export type DiskReason = keyof typeof DISK_REASONS
 export type PoolReason = keyof typeof POOL_REASONS

@@ -69,6 +69,9 @@ async function uninstall() {
   if (ALLOW_WITH_DISKS === 'true') return 'Whatever disks and pools there are stay as they are.'
   const disks = await list('ondemanddisks')
   if (disks.length > 0) throw new Error(`Disks are left: ${told(disks)}. Delete them first, ${HOW}`)
+  const snapshots = await list('disksnapshots')
+  if (snapshots.length > 0)
+    throw new Error(`Snapshots are left: ${told(snapshots)}. Delete them first, ${HOW}`)
   const isOwn = ({ metadata }) => metadata.namespace === POOL_NAMESPACE && metadata.name === POOL
   const pools = (await list('diskpools')).filter(pool => !isOwn(pool))
   if (pools.length > 0) throw new Error(`Pools are left: ${told(pools)}. Delete them first, ${HOW}`)

@@ -1,12 +1,12 @@
 {{/* What the operator may do in each namespace that it looks after. */}}
 {{- define "ondemand-disk.operatorRules" -}}
-# Follow pools and disks; put their finalizer and the pool's label on, and take the finalizer off again.
+# Follow pools, disks and snapshots; put their finalizer and the pool's label on, and take the finalizer off again.
 - apiGroups: [ondemanddisk.dev]
-  resources: [diskpools, ondemanddisks]
+  resources: [diskpools, ondemanddisks, disksnapshots]
   verbs: [get, list, watch, patch]
 # Say in status how they are.
 - apiGroups: [ondemanddisk.dev]
-  resources: [diskpools/status, ondemanddisks/status]
+  resources: [diskpools/status, ondemanddisks/status, disksnapshots/status]
   verbs: [patch]
 # Own what belongs to them: with OwnerReferencesPermissionEnforcement an API server asks for this.
 - apiGroups: [ondemanddisk.dev]
