@@ -104,6 +104,9 @@ describe('Controller Service', () => {
       'PUBLISH_UNPUBLISH_VOLUME',
       'LIST_VOLUMES',
       'GET_CAPACITY',
+      'CREATE_DELETE_SNAPSHOT',
+      'LIST_SNAPSHOTS',
+      'CLONE_VOLUME',
       'PUBLISH_READONLY',
       'EXPAND_VOLUME',
       'LIST_VOLUMES_PUBLISHED_NODES',
@@ -113,7 +116,7 @@ describe('Controller Service', () => {
   })
 
   test('methods that are not there say so', async () => {
-    await expect(driver.raw('CreateSnapshot', { name: 'x', sourceVolumeId: 'a/b' })).rejects.toEqual(
+    await expect(driver.raw('ControllerGetVolume', { volumeId: 'a/b' })).rejects.toEqual(
       refused('UNIMPLEMENTED'),
     )
   })
@@ -185,9 +188,9 @@ describe('Controller Service', () => {
       )
     })
 
-    test('from a source is refused', async () => {
+    test('from a source that is not there', async () => {
       await expect(make({ volumeContentSource: { volume: { volumeId: MISSING } } })).rejects.toEqual(
-        refused('INVALID_ARGUMENT', 'source'),
+        refused('NOT_FOUND'),
       )
     })
   })

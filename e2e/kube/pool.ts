@@ -192,8 +192,14 @@ export async function patience<T>(work: () => Promise<T>, limit = 60_000): Promi
   }
 }
 
-/** Starts everything; `spec` is that of the DiskPool but for its storage. */
-export async function startPool(spec: object = {}): Promise<TestPool> {
+/**
+ * Starts everything; `spec` is that of the DiskPool but for its storage. `mount` puts a file system onto the directory of
+ * the volume, and returns what takes it away.
+ */
+export async function startPool(
+  spec: object = {},
+  mount?: (path: string) => Promise<() => Promise<unknown>>,
+): Promise<TestPool> {
   const cleanups: (() => Promise<unknown>)[] = []
   const dispose = async () => {
     for (const cleanup of cleanups.reverse()) await cleanup()
@@ -206,7 +212,9 @@ export async function startPool(spec: object = {}): Promise<TestPool> {
       string,
       string,
     ]
-    for (const path of [volume, join(volume, 'disks'), manifests, control]) await mkdir(path)
+    for (const path of [volume, manifests, control]) await mkdir(path)
+    if (mount) cleanups.push(await mount(volume))
+    await mkdir(join(volume, 'disks'))
     const plane = await startControlPlane()
     cleanups.push(async () => await plane[Symbol.asyncDispose]())
     const { client } = plane

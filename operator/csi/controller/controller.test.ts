@@ -176,7 +176,6 @@ describe('A request for a volume', () => {
       'INVALID_ARGUMENT',
       /^Parameter readOnly: /,
     ],
-    ['with a source', { volumeContentSource: { volume: { volumeId: 'a/b' } } }, 'INVALID_ARGUMENT', /source/],
     ['for less than nothing', { capacityRange: range(-1, 0) }, 'INVALID_ARGUMENT', /negative/],
     ['for more than its limit', { capacityRange: range(2, 1) }, 'OUT_OF_RANGE', /limit_bytes/],
     ['for more than a disk has', { capacityRange: range(2 ** 60, 0) }, 'OUT_OF_RANGE', /required_bytes/],

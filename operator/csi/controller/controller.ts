@@ -17,14 +17,18 @@ import { expandVolume, modifyVolume } from './edit.ts'
 import { listVolumes } from './list.ts'
 import { parseMutableParameters, parseParameters } from './parameters.ts'
 import { publishVolume, unpublishVolume } from './publish.ts'
-import { objectNameOf } from './volume-id.ts'
-import { specOf, type Volumes } from './volumes.ts'
+import { createSnapshot, deleteSnapshot, listSnapshots } from './snapshots.ts'
+import { objectNameOf, parseVolumeId } from './volume-id.ts'
+import { filesystemOf, specOf, type Volumes } from './volumes.ts'
 
 const CAPABILITIES: readonly ControllerCapability[] = [
   'CREATE_DELETE_VOLUME',
   'PUBLISH_UNPUBLISH_VOLUME',
   'LIST_VOLUMES',
   'GET_CAPACITY',
+  'CREATE_DELETE_SNAPSHOT',
+  'LIST_SNAPSHOTS',
+  'CLONE_VOLUME',
   'PUBLISH_READONLY',
   'EXPAND_VOLUME',
   'LIST_VOLUMES_PUBLISHED_NODES',
@@ -50,6 +54,16 @@ export function controller(
     ControllerExpandVolume: one(id, (request, call) => expandVolume(volumes, client, request, call)),
     ControllerModifyVolume: one(id, (request, call) => modifyVolume(volumes, request, call)),
     ValidateVolumeCapabilities: (request, call) => validate(volumes, request, call),
+    CreateSnapshot: one(
+      ({ sourceVolumeId, name }) =>
+        `snapshot ${parseVolumeId(sourceVolumeId)?.namespace}/${objectNameOf(name)}`,
+      (request, call) => createSnapshot(volumes, client, namespace, request, call),
+    ),
+    DeleteSnapshot: one(
+      ({ snapshotId }) => `snapshot ${snapshotId}`,
+      ({ snapshotId }, call) => deleteSnapshot(client, snapshotId, call),
+    ),
+    ListSnapshots: (request, call) => listSnapshots(client, namespace, request, call),
     GetCapacity: (request, call) => getCapacity(client, namespace, request, call),
     async ListVolumes(request) {
       if (!volumes.isSynced) {
@@ -82,7 +96,7 @@ async function validate(
   const spec = specOf(disk)
   if (Object.keys(parameters).length > 0) parseParameters(parameters, disk.metadata.namespace)
   parseMutableParameters(mutableParameters)
-  const terms = { readOnly: spec.readOnly, filesystem: spec.filesystem?.type }
+  const terms = { readOnly: spec.readOnly, filesystem: filesystemOf(disk) }
   for (const capability of volumeCapabilities) {
     const problem = capabilityProblem(capability, terms)
     if (problem) return { message: `The volume cannot be used so: ${problem}.` }

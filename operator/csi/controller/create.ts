@@ -10,6 +10,7 @@ import type { Call } from '../rpc/call.ts'
 import { type RpcCode, RpcError } from '../rpc/rpc-error.ts'
 import { POOLS } from './capacity-of-pools.ts'
 import { publicationsOf } from './publication.ts'
+import { contentSource } from './snapshots.ts'
 import { parseVolumeId, type VolumeRef, volumeIdOf } from './volume-id.ts'
 import { refOfDisk, VOLUME_NAME_ANNOTATION, type Volumes } from './volumes.ts'
 import { checkSame, type WantedVolume, wantedVolume } from './wanted.ts'
@@ -20,6 +21,7 @@ const REFUSALS: Readonly<Record<string, RpcCode>> = {
   ExportNameTaken: 'ALREADY_EXISTS',
   QuotaExceeded: 'RESOURCE_EXHAUSTED',
   TooManyDisks: 'RESOURCE_EXHAUSTED',
+  SourceNotFound: 'NOT_FOUND',
 }
 
 /** Makes the volume, or finds it, and waits until it can be used. */
@@ -30,7 +32,8 @@ export async function createVolume(
   request: CreateVolumeRequest,
   call: Call,
 ): Promise<{ volume: Volume }> {
-  const wanted = wantedVolume(request, namespace)
+  const source = await contentSource(volumes, client, request.volumeContentSource, call)
+  const wanted = wantedVolume(request, namespace, source)
   checkNamespace(wanted.ref, namespace)
   const twin = volumes.store
     .byIndex('name', wanted.name)
@@ -50,7 +53,14 @@ export async function createVolume(
     )
   }
   const size = await volumes.until(disk, latest => readySize(volumes, latest, call), readiness, call)
-  return { volume: { volumeId: volumeIdOf(wanted.ref), capacityBytes: String(size) } }
+  const sent = request.volumeContentSource
+  return {
+    volume: {
+      volumeId: volumeIdOf(wanted.ref),
+      capacityBytes: String(size),
+      ...(sent && { contentSource: sent }),
+    },
+  }
 }
 
 async function make(

@@ -72,6 +72,12 @@ export function specOf(disk: object): OnDemandDiskSpec {
   return parseOnDemandDisk(disk, { names: 'relaxed' }).spec
 }
 
+/** The filesystem of a volume; of a copy, which has that of its source, known once it is being made. */
+export function filesystemOf(disk: OnDemandDisk): string | undefined {
+  const { source, filesystem } = specOf(disk)
+  return source === undefined ? filesystem?.type : disk.status?.filesystem
+}
+
 export function refOfDisk({ metadata }: OnDemandDisk): VolumeRef {
   return { namespace: metadata.namespace ?? '', name: metadata.name }
 }

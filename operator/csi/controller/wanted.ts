@@ -16,8 +16,41 @@ export interface WantedVolume {
   readonly pool: string
   readonly range: SizeRange
   readonly filesystem: string
+  readonly source: ContentSource | undefined
   /** The object to create. */
   readonly disk: object
+}
+
+/** What a volume is to be a copy of. */
+export interface ContentSource {
+  readonly kind: 'DiskSnapshot' | 'OnDemandDisk'
+  readonly ref: VolumeRef
+  readonly pool: string
+  /** Bytes. */
+  readonly size: number
+  /** `none` on a raw block volume. */
+  readonly filesystem: string
+}
+
+/** @throws RpcError INVALID_ARGUMENT for a copy that cannot be: copies stay in their pool, and are what they are of */
+function checkSource(
+  source: ContentSource | undefined,
+  { namespace, pool, filesystem }: { namespace: string; pool: string; filesystem: string },
+): void {
+  if (source === undefined) return
+  if (source.ref.namespace !== namespace || source.pool !== pool) {
+    const place = `${source.ref.namespace}/${source.pool}`
+    throw new RpcError(
+      'INVALID_ARGUMENT',
+      `volume_content_source: it is in the pool ${place}, and copies stay in their pool.`,
+    )
+  }
+  if (source.filesystem !== filesystem) {
+    throw new RpcError(
+      'INVALID_ARGUMENT',
+      `volume_content_source: it has the filesystem ${source.filesystem}, not ${filesystem}.`,
+    )
+  }
 }
 
 /**
@@ -27,25 +60,29 @@ export interface WantedVolume {
 export function wantedVolume(
   request: CreateVolumeRequest,
   defaultNamespace: string | undefined,
+  source?: ContentSource,
 ): WantedVolume {
-  const { name, volumeCapabilities, volumeContentSource } = request
+  const { name, volumeCapabilities } = request
   const objectName = objectNameOf(name)
   if (volumeCapabilities.length === 0) {
     throw new RpcError('INVALID_ARGUMENT', 'volume_capabilities is missing.')
-  }
-  if (volumeContentSource) {
-    throw new RpcError(
-      'INVALID_ARGUMENT',
-      'volume_content_source: volumes cannot be made of snapshots or other volumes.',
-    )
   }
   const { pool, poolNamespace, fsType, annotations, mutable } = parseParameters(
     request.parameters,
     defaultNamespace,
   )
-  const filesystem = filesystemFor(volumeCapabilities, fsType)
+  // A copy has what its source has, and is used as that where nothing else is asked for.
+  const filesystem = filesystemFor(volumeCapabilities, source?.filesystem ?? fsType)
+  checkSource(source, { namespace: poolNamespace, pool, filesystem })
   const range = parseRange(request.capacityRange)
-  const size = sizeIn(range, range.least === 0 ? DEFAULT_SIZE : range.least)
+  const least = Math.max(range.least, source?.size ?? 0)
+  const size = sizeIn(range, least === 0 ? DEFAULT_SIZE : least)
+  if (source !== undefined && size < source.size) {
+    throw new RpcError(
+      'OUT_OF_RANGE',
+      `capacity_range: the source has ${source.size} bytes, and a copy of it cannot have fewer.`,
+    )
+  }
   const ofAttributes = parseMutableParameters(request.mutableParameters)
   const ref = { namespace: poolNamespace, name: objectName }
   const disk = {
@@ -59,7 +96,9 @@ export function wantedVolume(
     spec: {
       poolName: pool,
       size,
-      filesystem: { type: filesystem },
+      ...(source === undefined
+        ? { filesystem: { type: filesystem } }
+        : { source: { kind: source.kind, name: source.ref.name } }),
       ...withoutNulls(merged(mutable, ofAttributes)),
     },
   }
@@ -68,7 +107,7 @@ export function wantedVolume(
     const problem = capabilityProblem(capability, { readOnly: spec.readOnly, filesystem })
     if (problem) throw new RpcError('INVALID_ARGUMENT', `volume_capabilities: ${problem}.`)
   }
-  return { name, ref, pool, range, filesystem, disk }
+  return { name, ref, pool, range, filesystem, source, disk }
 }
 
 /** What a VolumeAttributesClass says goes before what the StorageClass says. */
@@ -87,7 +126,8 @@ function withoutNulls({ limits = {}, ...spec }: MutableSpec): object {
  * Is this the volume that is wanted, as an earlier call with the same name has made it?
  * @throws RpcError ALREADY_EXISTS where it is another one
  */
-export function checkSame(found: OnDemandDisk, { name, pool, range, filesystem }: WantedVolume): void {
+export function checkSame(found: OnDemandDisk, wanted: WantedVolume): void {
+  const { name, pool, range, filesystem, source } = wanted
   const { metadata } = found
   const where = `${metadata.namespace}/${metadata.name}`
   if (metadata.annotations?.[VOLUME_NAME_ANNOTATION] !== name) {
@@ -100,7 +140,13 @@ export function checkSame(found: OnDemandDisk, { name, pool, range, filesystem }
       `The volume ${quote(name)} is there with ${spec.size} bytes, which is not in the capacity_range.`,
     )
   }
-  if (spec.poolName !== pool || !isDeepStrictEqual(spec.filesystem?.type, filesystem)) {
+  const asked = source && { kind: source.kind, name: source.ref.name }
+  if (!isDeepStrictEqual(spec.source, asked)) {
+    const what =
+      spec.source === undefined ? 'not a copy' : `a copy of the ${spec.source.kind} ${spec.source.name}`
+    throw new RpcError('ALREADY_EXISTS', `The volume ${quote(name)} is there, and is ${what}.`)
+  }
+  if (spec.poolName !== pool || (source === undefined && spec.filesystem?.type !== filesystem)) {
     throw new RpcError(
       'ALREADY_EXISTS',
       `The volume ${quote(name)} is there, in the pool ${spec.poolName} and with the filesystem ${spec.filesystem?.type}.`,

@@ -110,11 +110,40 @@ export interface GetCapacityResponse {
   readonly maximumVolumeSize?: { readonly value: string }
 }
 
+export interface Snapshot {
+  readonly sizeBytes: string
+  readonly snapshotId: string
+  readonly sourceVolumeId: string
+  readonly creationTime: { readonly seconds: string; readonly nanos: number }
+  readonly readyToUse: boolean
+}
+
+export interface CreateSnapshotRequest {
+  readonly sourceVolumeId: string
+  readonly name: string
+  readonly parameters: StringMap
+}
+
+export interface ListSnapshotsRequest {
+  readonly maxEntries: number
+  readonly startingToken: string
+  readonly sourceVolumeId: string
+  readonly snapshotId: string
+}
+
+export interface ListSnapshotsResponse {
+  readonly entries: readonly { readonly snapshot: Snapshot }[]
+  readonly nextToken: string
+}
+
 export type ControllerCapability =
   | 'CREATE_DELETE_VOLUME'
   | 'PUBLISH_UNPUBLISH_VOLUME'
   | 'LIST_VOLUMES'
   | 'GET_CAPACITY'
+  | 'CREATE_DELETE_SNAPSHOT'
+  | 'LIST_SNAPSHOTS'
+  | 'CLONE_VOLUME'
   | 'PUBLISH_READONLY'
   | 'EXPAND_VOLUME'
   | 'LIST_VOLUMES_PUBLISHED_NODES'
@@ -183,7 +212,6 @@ export interface NodeMethods {
   NodeGetInfo: [object, { readonly nodeId: string; readonly maxVolumesPerNode: string }]
 }
 
-/** Snapshots are not served. */
 export interface ControllerMethods {
   CreateVolume: [CreateVolumeRequest, { readonly volume: Volume }]
   DeleteVolume: [{ readonly volumeId: string }, object]
@@ -191,6 +219,9 @@ export interface ControllerMethods {
   ControllerUnpublishVolume: [{ readonly volumeId: string; readonly nodeId: string }, object]
   ValidateVolumeCapabilities: [ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse]
   ListVolumes: [{ readonly maxEntries: number; readonly startingToken: string }, ListVolumesResponse]
+  CreateSnapshot: [CreateSnapshotRequest, { readonly snapshot: Snapshot }]
+  DeleteSnapshot: [{ readonly snapshotId: string }, object]
+  ListSnapshots: [ListSnapshotsRequest, ListSnapshotsResponse]
   GetCapacity: [GetCapacityRequest, GetCapacityResponse]
   ControllerGetCapabilities: [
     object,
