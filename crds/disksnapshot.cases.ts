@@ -28,5 +28,6 @@ export const snapshotTransitions: readonly TransitionCase[] = [
     before: { diskName: 'a' },
     after: { diskName: 'b' },
     field: 'spec.diskName',
+    by: 'cel',
   },
 ]

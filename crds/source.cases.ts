@@ -57,18 +57,21 @@ export const sourceTransitions: readonly TransitionCase[] = [
     before: { size, source },
     after: { size, source: { ...source, name: 'other' } },
     field: 'spec.source',
+    by: 'cel',
   },
   {
     title: 'a source that is added is refused',
     before: { size },
     after: { size, source },
     field: 'spec.source',
+    by: 'cel',
   },
   {
     title: 'a source that is removed is refused',
     before: { size, source },
     after: { size },
     field: 'spec.source',
+    by: 'cel',
   },
   { title: 'a copy may grow', before: { size, source }, after: { size: '2Gi', source } },
 ]

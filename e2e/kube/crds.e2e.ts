@@ -1,8 +1,9 @@
 /** The CRDs on a real API server: it takes and refuses what the tables say, and drops nothing of a good object. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { badPools, goodPools, poolTransitions } from '../../crds/diskpool.cases.ts'
+import { badSnapshots, goodSnapshots, snapshotTransitions } from '../../crds/disksnapshot.cases.ts'
 import { badCases, goodCases, transitionCases } from '../../crds/ondemanddisk.cases.ts'
-import { DISK_POOLS, ON_DEMAND_DISKS } from '../../crds/resources.ts'
+import { DISK_POOLS, DISK_SNAPSHOTS, ON_DEMAND_DISKS } from '../../crds/resources.ts'
 import type { KubeClient } from '../../operator/kube/client.ts'
 import { KubeError } from '../../operator/kube/kube-error.ts'
 import type { KubeObject, Resource } from '../../operator/kube/objects.ts'
@@ -68,6 +69,7 @@ async function make(resource: Resource, spec: object, name?: string): Promise<Ku
 describe.each([
   ['OnDemandDisk', ON_DEMAND_DISKS as Resource, goodCases, badCases, transitionCases],
   ['DiskPool', DISK_POOLS as Resource, goodPools, badPools, poolTransitions],
+  ['DiskSnapshot', DISK_SNAPSHOTS as Resource, goodSnapshots, badSnapshots, snapshotTransitions],
 ] as const)('%s', (_, resource, good, bad, transitions) => {
   test('good ones are taken, and nothing of them is dropped', async () => {
     for (const { title, spec, name } of good.filter(isJudged)) {
@@ -109,7 +111,8 @@ describe.each([
       message: 'It is.',
       lastTransitionTime: '2026-11-20T10:00:00Z',
     }
-    const status = { observedGeneration: 1, conditions: [ready], uri: 'nbd://a' }
+    const own = resource.kind === 'DiskSnapshot' ? { size: 4096, readyToUse: true } : { uri: 'nbd://a' }
+    const status = { observedGeneration: 1, conditions: [ready], ...own }
     const patched = await client.patch(
       resource,
       made.metadata,
@@ -119,7 +122,7 @@ describe.each([
     )
     expect(patched).toMatchObject({ status })
     expect((patched as unknown as { spec: object }).spec).toEqual((made as unknown as { spec: object }).spec)
-    for (const bad of [{ conditions: [{ ...ready, status: 'true' }] }, { connections: -1 }]) {
+    for (const bad of [{ conditions: [{ ...ready, status: 'true' }] }, { observedGeneration: -1 }]) {
       const refused = client.patch(
         resource,
         made.metadata,
@@ -164,6 +167,18 @@ test('kubectl shows the columns, filled', async context => {
       { subresource: 'status' },
     )
   }
+  const snapshot = await client.create(
+    DISK_SNAPSHOTS as Resource,
+    object(DISK_SNAPSHOTS, { diskName: 'shown' }, 'shown'),
+  )
+  const taken = { size: 4096, readyToUse: false, creationTime: '2026-11-20T10:00:00Z', conditions: [ready] }
+  await client.patch(
+    DISK_SNAPSHOTS as Resource,
+    snapshot.metadata,
+    'merge',
+    { status: taken },
+    { subresource: 'status' },
+  )
   const get = async (...args: string[]) => {
     const text = await check('kubectl', ['--kubeconfig', plane.kubeconfig, 'get', ...args])
     return text.split('\n').map(line => line.trim().split(/\s{2,}/))
@@ -174,10 +189,14 @@ test('kubectl shows the columns, filled', async context => {
   const [poolHead, poolRow] = await get('diskpool', 'shown', '-o', 'wide')
   expect(poolHead).toEqual(['NAME', 'DISKS', 'SPARES', 'FREE', 'READY', 'REASON', 'URI', 'AGE'])
   expect(poolRow?.slice(0, -1)).toEqual(['shown', '3', '2', '1024', 'False', 'InvalidSpec', 'nbd://shown'])
+  const [snapshotHead, snapshotRow] = await get('dsnap', 'shown')
+  expect(snapshotHead).toEqual(['NAME', 'DISK', 'SIZE', 'READY', 'REASON', 'TAKEN', 'AGE'])
+  expect(snapshotRow?.slice(0, 5)).toEqual(['shown', 'shown', '4096', 'false', 'InvalidSpec'])
   const all = await check('kubectl', ['--kubeconfig', plane.kubeconfig, 'get', 'storage', '-o', 'name'])
   expect(all.trim().split('\n')).toEqual(
     expect.arrayContaining(['diskpool.ondemanddisk.dev/shown', 'ondemanddisk.ondemanddisk.dev/shown']),
   )
   await client.delete(ON_DEMAND_DISKS, disk.metadata)
   await client.delete(DISK_POOLS, pool.metadata)
+  await client.delete(DISK_SNAPSHOTS, snapshot.metadata)
 })
