@@ -11,7 +11,7 @@ import { RpcError } from '../rpc/rpc-error.ts'
 import { isIn, parseRange, sizeIn } from './capacity.ts'
 import { POOLS, roomOf } from './capacity-of-pools.ts'
 import { type MutableSpec, parseMutableParameters } from './parameters.ts'
-import { refOfDisk, specOf, type Volumes } from './volumes.ts'
+import { filesystemOf, refOfDisk, specOf, type Volumes } from './volumes.ts'
 
 /** Makes the volume larger. Its filesystem is the node's to grow, where it is mounted. */
 export async function expandVolume(
@@ -35,7 +35,7 @@ export async function expandVolume(
   if (!isIn(range, size)) {
     throw new RpcError('OUT_OF_RANGE', `The volume has ${size} bytes already, and cannot shrink.`)
   }
-  const isBlock = Boolean(volumeCapability?.block) || spec.filesystem?.type === NO_FILESYSTEM
+  const isBlock = Boolean(volumeCapability?.block) || filesystemOf(disk) === NO_FILESYSTEM
   return { capacityBytes: String(size), nodeExpansionRequired: !isBlock }
 }
 

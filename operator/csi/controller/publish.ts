@@ -11,7 +11,7 @@ import { RpcError } from '../rpc/rpc-error.ts'
 import { capabilityProblem, modeOf } from './capability.ts'
 import { patchOf, publicationsOf, publish, unpublish } from './publication.ts'
 import { parseVolumeId } from './volume-id.ts'
-import { refOfDisk, specOf, type Volumes } from './volumes.ts'
+import { filesystemOf, refOfDisk, specOf, type Volumes } from './volumes.ts'
 
 const NODES: Resource<Node> = { group: '', version: 'v1', kind: 'Node', plural: 'nodes', namespaced: false }
 const NODE_NAME = /^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$/
@@ -38,7 +38,7 @@ export async function publishVolume(
         throw new RpcError('ABORTED', `The volume ${volumeId} is being deleted.`)
       }
       const spec = specOf(latest)
-      const terms = { readOnly: spec.readOnly, filesystem: spec.filesystem?.type }
+      const terms = { readOnly: spec.readOnly, filesystem: filesystemOf(latest) }
       const problem = volumeCapability && capabilityProblem(volumeCapability, terms)
       if (problem) throw new RpcError('INVALID_ARGUMENT', `The volume cannot be used so: ${problem}.`)
       const known = publicationsOf(latest)
@@ -51,7 +51,7 @@ export async function publishVolume(
   const { generation = 0 } = changed.metadata
   const uri = await volumes.until(changed, latest => servedUri(latest, generation), waiting, call)
   const { ticket } = publicationsOf(changed).find(({ node }) => node === nodeId) ?? wanted
-  const filesystem = specOf(changed).filesystem?.type
+  const filesystem = filesystemOf(changed)
   const holds = filesystem === undefined || filesystem === NO_FILESYSTEM ? {} : { filesystem }
   return { publishContext: { uri: `${uri}/${ticket}`, readonly: String(readonly), ...holds } }
 }
