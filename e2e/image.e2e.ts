@@ -2,41 +2,19 @@ import { randomBytes } from 'node:crypto'
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, type TestContext, test } from 'vitest'
-import { check, checkout, needPrograms, run, scratch } from './harness.ts'
+import { BUILD_LIMIT, type Docker, useDocker } from './docker.ts'
+import { check, needPrograms, scratch } from './harness.ts'
 
 const IMAGE = 'ondemand-disk:e2e'
-/** hack/image makes a base first where there is none yet. */
-const BUILD_LIMIT = 15 * 60_000
-/** Status of hack/image where Docker cannot be had. */
-const UNAVAILABLE = 69
 
-/** Docker, as root when its socket is closed to this user. */
-let docker = ['docker']
-let noDocker: string | undefined
-let daemonBefore: string | undefined
-
-const daemon = () => readFile('/run/docker.pid', 'utf8').catch(() => undefined)
-
-const dockerCheck = (...args: string[]) => {
-  const [program = '', ...first] = docker
-  return check(program, [...first, ...args])
-}
+let docker: Docker
 
 beforeAll(async () => {
-  daemonBefore = await daemon()
-  const build = await run(join(checkout, 'hack/image'), [IMAGE], { timeout: BUILD_LIMIT })
-  if (build.status === UNAVAILABLE) noDocker = build.stderr.trim().split('\n').at(-1)
-  else if (build.status !== 0)
-    throw new Error(`hack/image ended with ${build.status}:\n${build.stdout}${build.stderr}`)
-  else if ((await run('docker', ['info'])).status !== 0) docker = ['sudo', '-n', 'docker']
+  docker = await useDocker(IMAGE)
 }, BUILD_LIMIT + 10_000)
 
 afterAll(async () => {
-  // What hack/image started here shall not run on.
-  const now = await daemon()
-  if (daemonBefore !== undefined || now === undefined) return
-  if (process.getuid?.() === 0) process.kill(Number(now), 'SIGTERM')
-  else await run('sudo', ['-n', 'sh', '-c', `kill ${Number(now)}`])
+  await docker?.[Symbol.asyncDispose]()
 })
 
 interface Container extends AsyncDisposable {
@@ -48,14 +26,14 @@ interface Container extends AsyncDisposable {
 async function startContainer(...args: string[]): Promise<Container> {
   const restrictions = ['--read-only', '--cap-drop', 'ALL', '--security-opt', 'no-new-privileges']
   const id = (
-    await dockerCheck('run', '-d', ...restrictions, '-p', '127.0.0.1::10809', IMAGE, ...args)
+    await docker.check('run', '-d', ...restrictions, '-p', '127.0.0.1::10809', IMAGE, ...args)
   ).trim()
-  const port = (await dockerCheck('port', id, '10809/tcp')).trim().split(':').at(-1) ?? ''
+  const port = (await docker.check('port', id, '10809/tcp')).trim().split(':').at(-1) ?? ''
   return {
     id,
     port,
     async [Symbol.asyncDispose]() {
-      await dockerCheck('rm', '-f', '-v', id)
+      await docker.check('rm', '-f', '-v', id)
     },
   }
 }
@@ -63,16 +41,15 @@ async function startContainer(...args: string[]): Promise<Container> {
 /** Waits, for at most 20 s, until the server in the container says that it listens. */
 async function listening({ id }: Container): Promise<void> {
   for (let attempt = 0; attempt < 100; attempt++) {
-    const [program = '', ...first] = docker
-    const { stdout, stderr } = await run(program, [...first, 'logs', id])
+    const { stdout, stderr } = await docker.run('logs', id)
     if (`${stdout}${stderr}`.includes('"msg":"Listening"')) return
     await new Promise(resolve => setTimeout(resolve, 200))
   }
-  throw new Error(`The server in the container does not listen:\n${await dockerCheck('logs', id)}`)
+  throw new Error(`The server in the container does not listen:\n${await docker.check('logs', id)}`)
 }
 
 const needImage = async (context: TestContext) => {
-  context.skip(noDocker !== undefined, noDocker)
+  context.skip(docker.unavailable !== undefined, docker.unavailable)
   await needPrograms(context, 'nbdinfo', 'nbdcopy')
 }
 
@@ -83,11 +60,11 @@ describe('The container image', () => {
     await using container = await startContainer()
     await listening(container)
 
-    const pid = (await dockerCheck('inspect', '-f', '{{.State.Pid}}', container.id)).trim()
+    const pid = (await docker.check('inspect', '-f', '{{.State.Pid}}', container.id)).trim()
     const status = await readFile(`/proc/${pid}/status`, 'utf8')
     expect(status).toMatch(/^Uid:\t10809\t10809\t10809\t10809$/m)
     expect(status).toMatch(/^CapEff:\t0+$/m)
-    expect(await dockerCheck('inspect', '-f', '{{.Config.User}}', IMAGE)).toBe('10809:10809\n')
+    expect(await docker.check('inspect', '-f', '{{.Config.User}}', IMAGE)).toBe('10809:10809\n')
 
     const uri = `nbd://127.0.0.1:${container.port}/alice`
     expect(await check('nbdinfo', ['--size', uri])).toBe(`${1024 ** 3}\n`)
@@ -99,10 +76,10 @@ describe('The container image', () => {
     await check('nbdcopy', [uri, read])
     expect((await readFile(read)).subarray(0, 3_000_000).equals(await readFile(written))).toBe(true)
 
-    await dockerCheck('stop', '-t', '10', container.id)
-    expect(await dockerCheck('inspect', '-f', '{{.State.ExitCode}} {{.State.OOMKilled}}', container.id)).toBe(
-      '0 false\n',
-    )
+    await docker.check('stop', '-t', '10', container.id)
+    expect(
+      await docker.check('inspect', '-f', '{{.State.ExitCode}} {{.State.OOMKilled}}', container.id),
+    ).toBe('0 false\n')
   })
 
   test.for(['ext4', 'xfs', 'vfat', 'btrfs', 'ntfs'])('can make %s', async (type, context) => {
@@ -115,9 +92,8 @@ describe('The container image', () => {
 
   test('holds what the server needs and nothing of its development', async context => {
     await needImage(context)
-    const [program = '', ...first] = docker
     const list = 'ls /app /app/node_modules; find /app -name "*.test.ts"; find / -xdev -name "*.deb"'
-    const { stdout } = await run(program, [...first, 'run', '--rm', '--entrypoint', 'sh', IMAGE, '-c', list])
+    const { stdout } = await docker.run('run', '--rm', '--entrypoint', 'sh', IMAGE, '-c', list)
     expect(stdout).toMatch(/^koffi$/m)
     expect(stdout).not.toMatch(/vitest|biome|typescript|hack|e2e|\.test\.ts|\.deb/)
   })

@@ -1,6 +1,6 @@
-import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { checkout } from '../harness.ts'
+import { type Held, hold } from '../held.ts'
 import { type Cluster, eventually, type KubeObject } from './harness.ts'
 
 /** A pod with libnbd's programs, the userspace client of the tests. It ends with its namespace. */
@@ -15,12 +15,6 @@ export interface ClientPod {
   hold(uri: string): Promise<Held>
 }
 
-/** A connection that is open. */
-export interface Held extends AsyncDisposable {
-  /** Resolves with `performance.now()` of the moment at which this process was told that it ended. */
-  readonly ended: Promise<number>
-}
-
 /** Pod Security "restricted" for a container that needs nothing. */
 export const RESTRICTED = {
   allowPrivilegeEscalation: false,
@@ -28,19 +22,6 @@ export const RESTRICTED = {
   capabilities: { drop: ['ALL'] },
   seccompProfile: { type: 'RuntimeDefault' },
 }
-
-/** Ends when its stdin does: a program in a pod outlives the kubectl that started it. */
-const HOLD = `
-import nbd, select, sys
-h = nbd.NBD()
-h.connect_uri(sys.argv[1])
-print('open', flush=True)
-try:
-    while not select.select([sys.stdin], [], [], 0.05)[0]:
-        h.pread(512, 0)
-except nbd.Error as error:
-    print('ended', error, flush=True)
-`
 
 /** Starts client pods side by side, and waits until they run. */
 export async function startClients(
@@ -88,41 +69,12 @@ function clientOf(cluster: Cluster, namespace: string, name: string, ip: string)
     ip,
     exec,
     python: (program, ...args) => exec('python3', '-c', program, ...args),
-    async hold(uri) {
-      const child = spawn(
+    hold: uri =>
+      hold(
         join(checkout, 'hack/tools/node_modules/.bin/kubectl'),
-        ['exec', '-i', '-n', namespace, name, '--', 'python3', '-c', HOLD, uri],
-        { stdio: ['pipe', 'pipe', 'pipe'], env: { ...process.env, KUBECONFIG: cluster.kubeconfig } },
-      )
-      let said = ''
-      let opened: () => void = () => undefined
-      const open = new Promise<void>(resolve => {
-        opened = resolve
-      })
-      const ended = new Promise<number>(resolve => {
-        const take = (text: string) => {
-          said += text
-          if (said.includes('open\n')) opened()
-          if (said.includes('ended')) resolve(performance.now())
-        }
-        child.stdout.setEncoding('utf8').on('data', take)
-        child.stderr.setEncoding('utf8').on('data', take)
-      })
-      child.stdin.on('error', () => undefined)
-      const closed = new Promise<never>((_, reject) => {
-        child.once('error', reject)
-        child.once('close', code => reject(new Error(`The client ended with ${code}:\n${said}`)))
-      })
-      // Whoever waits for `ended` is told by its own limit.
-      closed.catch(() => undefined)
-      await Promise.race([open, closed])
-      return {
-        ended,
-        async [Symbol.asyncDispose]() {
-          child.stdin.end()
-          await closed.catch(() => undefined)
-        },
-      }
-    },
+        ['exec', '-i', '-n', namespace, name, '--'],
+        uri,
+        { KUBECONFIG: cluster.kubeconfig },
+      ),
   }
 }

@@ -26,14 +26,19 @@ export interface Cluster extends AsyncDisposable, ClusterSetup {
   send(method: 'POST' | 'PUT' | 'PATCH' | 'DELETE', path: string, body?: KubeObject): Promise<KubeObject>
 }
 
+/** kubectl's proxy to the API server, which ends when its stdin does: also when this process is killed. */
+const PROXY = `exec 3<&0
+{ cat <&3; kill $$; } >/dev/null 2>&1 &
+exec 3<&- "$0" proxy --port=0`
+
 /** The cluster of this run; the test is skipped, with the reason, where there is none. */
 export async function useCluster(): Promise<Cluster> {
   const setup = inject('cluster')
   if (setup.unavailable !== undefined) return nothing(setup)
   const proxy = spawn(
-    join(import.meta.dirname, '../../hack/tools/node_modules/.bin/kubectl'),
-    ['proxy', '--port=0'],
-    { stdio: ['ignore', 'pipe', 'ignore'], env: { ...process.env, KUBECONFIG: setup.kubeconfig } },
+    'sh',
+    ['-c', PROXY, join(import.meta.dirname, '../../hack/tools/node_modules/.bin/kubectl')],
+    { stdio: ['pipe', 'pipe', 'ignore'], env: { ...process.env, KUBECONFIG: setup.kubeconfig } },
   )
   const base = await new Promise<string>((resolve, reject) => {
     proxy.once('error', reject)
@@ -73,7 +78,7 @@ export async function useCluster(): Promise<Cluster> {
       return JSON.parse(text)
     },
     async [Symbol.asyncDispose]() {
-      proxy.kill()
+      proxy.stdin.end()
     },
   }
   return cluster
