@@ -146,7 +146,7 @@ describe('The CSI driver', () => {
       return rules.flatMap(({ resources }) => resources)
     }
     const few = await rightsOf(ON)
-    expect(few.sort()).toEqual(['diskpools', 'leases', 'nodes', 'ondemanddisks'])
+    expect(few.sort()).toEqual(['diskpools', 'disksnapshots', 'leases', 'nodes', 'ondemanddisks'])
     expect(await rightsOf(ALL)).toEqual(
       expect.arrayContaining(['persistentvolumes', 'volumeattachments/status', 'volumesnapshotcontents']),
     )
