@@ -44,23 +44,39 @@ interface Output {
   }[]
 }
 
-function argumentsOf(job: FioJob, uris: readonly string[], seconds: number): string[] {
+/** How fio reaches a disk: its engine, and the option that names the disk. */
+const NBD = { name: 'nbd', target: 'uri' }
+
+function argumentsOf(job: FioJob, targets: readonly string[], seconds: number, engine = NBD): string[] {
   return [
     ...[
-      '--ioengine=nbd',
+      `--ioengine=${engine.name}`,
       '--time_based',
       `--runtime=${Math.round(seconds * 1000)}ms`,
       '--thread',
+      // The page cache is as the row says.
+      '--invalidate=0',
       '--group_reporting',
     ],
     ...[`--rw=${job.rw}`, `--bs=${job.bs}`, `--iodepth=${job.iodepth}`, ...(job.more ?? [])],
-    ...uris.flatMap((uri, index) => [`--name=job${index}`, `--uri=${uri}`]),
+    ...targets.flatMap((target, index) => [`--name=job${index}`, `--${engine.target}=${target}`]),
   ]
 }
 
-/** Runs a job for so many seconds. */
-export async function fio(job: FioJob, uris: readonly string[], seconds: number): Promise<FioResult> {
-  const text = await outputOf('fio', ['--output-format=json', ...argumentsOf(job, uris, seconds)])
+/** Runs a job on NBD disks for so many seconds. */
+export function fio(job: FioJob, uris: readonly string[], seconds: number): Promise<FioResult> {
+  return resultOf(argumentsOf(job, uris, seconds))
+}
+
+/** Runs the job on a file, without a server: one request at a time by pread and pwrite, more by io_uring. */
+export function fioOnFile(job: FioJob, path: string, seconds: number): Promise<FioResult> {
+  return resultOf(
+    argumentsOf(job, [path], seconds, { name: job.iodepth > 1 ? 'io_uring' : 'psync', target: 'filename' }),
+  )
+}
+
+async function resultOf(args: readonly string[]): Promise<FioResult> {
+  const text = await outputOf('fio', ['--output-format=json', ...args])
   // Warnings may stand in front of it.
   const { jobs } = JSON.parse(text.slice(text.indexOf('{'))) as Output
   const [group] = jobs
