@@ -18,7 +18,7 @@ import { listVolumes } from './list.ts'
 import { parseMutableParameters, parseParameters } from './parameters.ts'
 import { publishVolume, unpublishVolume } from './publish.ts'
 import { createSnapshot, deleteSnapshot, listSnapshots } from './snapshots.ts'
-import { objectNameOf, parseVolumeId } from './volume-id.ts'
+import { objectNameOf } from './volume-id.ts'
 import { filesystemOf, specOf, type Volumes } from './volumes.ts'
 
 const CAPABILITIES: readonly ControllerCapability[] = [
@@ -55,8 +55,7 @@ export function controller(
     ControllerModifyVolume: one(id, (request, call) => modifyVolume(volumes, request, call)),
     ValidateVolumeCapabilities: (request, call) => validate(volumes, request, call),
     CreateSnapshot: one(
-      ({ sourceVolumeId, name }) =>
-        `snapshot ${parseVolumeId(sourceVolumeId)?.namespace}/${objectNameOf(name)}`,
+      ({ sourceVolumeId, name }) => `snapshot ${sourceVolumeId.split('/', 1)[0]}/${objectNameOf(name)}`,
       (request, call) => createSnapshot(volumes, client, namespace, request, call),
     ),
     DeleteSnapshot: one(
