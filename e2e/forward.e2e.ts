@@ -1,7 +1,7 @@
 /** Forwarding to other NBD servers: what foreign clients see through us of a foreign server behind us. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { mkdir, readFile, truncate, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, stat, truncate, writeFile } from 'node:fs/promises'
 import { connect, createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -148,8 +148,11 @@ test('An upstream killed in the middle of a copy costs a pause, no error and no 
   const data = randomBytes(64 * MIB)
   await writeFile(source, data)
   const copy = check('nbdcopy', ['--flush', source, server.uri('alice')])
+  /** Sectors of the disk that have been written. */
+  const written = async () => (await stat(join(dir, 'alice')).catch(() => undefined))?.blocks ?? 0
   for (let kills = 0; kills < 3; kills++) {
-    await sleep(700)
+    const before = await written()
+    await expect.poll(written, { timeout: 30_000 }).toBeGreaterThan(before)
     await upstream.kill()
     await sleep(200)
     upstream = await startServer(options, { port })

@@ -1,30 +1,15 @@
 /** `attach --via nbd` on a kernel that has the driver: Debian's, in the emulated thin client. */
 import { writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { check, needPrograms, run, type ServerProcess, scratch, startServer } from '../harness.ts'
 import { COMMAND_LINE, makeGuestTree } from './guest.ts'
+import { signalPost } from './signal-post.ts'
 
 /** Seconds. Node on an emulated processor takes 5 s to start, and many times that on a machine with much to do. */
 const BOOT_LIMIT = 1200
 const RESTARTS = 10
-
-/** A port of this machine that lets go of the thin client when it is told to. */
-async function signalPost() {
-  const server = createServer(socket => {
-    socket.on('error', () => undefined)
-    sockets.add(socket)
-  })
-  const sockets = new Set<{ destroy(): unknown }>()
-  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
-  const close = () => {
-    server.close()
-    for (const socket of sockets) socket.destroy()
-  }
-  return { port: (server.address() as { port: number }).port, close, [Symbol.dispose]: close }
-}
 
 test('A server that is killed and started again ten times goes unnoticed by a disk of the kernel driver', {
   timeout: (BOOT_LIMIT + 120) * 1000,

@@ -115,7 +115,7 @@ export async function detach(
     const disk = await find()
     if (disk === undefined) return true
     if (!lazy && (await isClaimed(disk.device))) throw await inUse(disk.device)
-    await (disk.via === 'nbd' ? detachByNbd(disk) : detachByFuse(disk, lazy))
+    await (disk.via === 'nbd' ? detachByNbd : detachByFuse)(disk, lazy)
     return true
   } finally {
     await lock.close()

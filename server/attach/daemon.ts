@@ -20,6 +20,7 @@ import type { EventDevice } from '../fuse/event-device.ts'
 import { MAX_DATA } from '../fuse/exchange.ts'
 import { serveNbd } from '../fuse/export.ts'
 import { openDevice } from '../fuse/mount.ts'
+import { CLIENT_OPTIONS } from '../fuse/nbd-disk.ts'
 import { newState } from '../fuse/session.ts'
 import { mountDetached } from '../linux/detached-mount.ts'
 import { configureLoop, freeLoopDevice, refreshLoopSize } from '../linux/loop.ts'
@@ -140,7 +141,7 @@ async function run(): Promise<void> {
   let loop: Served | undefined
   const client = await connectReconnecting(uri, {
     retryMs: deadAfter === 'never' ? FOR_EVER : Number(deadAfter),
-    unaligned: 'read-modify-write',
+    ...CLIENT_OPTIONS,
     isFinal: error => error instanceof RefusedError && error.message.includes(TICKET_WITHDRAWN),
     onLost: error => log(4, `lost the server (${error.message}); waiting for it`),
     onReconnected: ms => {

@@ -87,9 +87,14 @@ export async function healNbd(disk: AttachedDisk, parsed: NbdUri): Promise<boole
   }
 }
 
-/** @throws SystemCallError */
-export async function detachByNbd({ device }: AttachedDisk): Promise<void> {
+/**
+ * Ends the connection, and waits until the driver has let go of the device; `lazy`: does not wait.
+ * @throws SystemCallError, AttachError EBUSY
+ */
+export async function detachByNbd({ device }: AttachedDisk, lazy: boolean): Promise<void> {
   disconnectDevice(indexOf(device))
+  // Whoever has it open keeps it, and gets errors from it.
+  if (lazy) return
   const deadline = performance.now() + DEVICE_LIMIT_MS
   const pid = `/sys/block/nbd${indexOf(device)}/pid`
   while (

@@ -123,6 +123,12 @@ export interface Backend<Handle = unknown> {
     limit: number,
   ): readonly Extent[] | Promise<readonly Extent[]>
 
+  /**
+   * All operations that came together have been started. A backend that gathers what it has to send can send it now,
+   * and end operations whose answer comes at once. Must return in microseconds.
+   */
+  endBatch?(handle: Handle): void
+
   // What this handle can do, asked once after `open`. Without the callback of an operation it is never asked.
   /** May this handle be written? Default: there is a `pwrite`. */
   canWrite?(handle: Handle): boolean
@@ -200,6 +206,7 @@ export type FilledBackend<Handle = unknown> = Backend<Handle> &
       | 'trim'
       | 'zero'
       | 'cache'
+      | 'endBatch'
       | 'extents'
       | 'probe'
       | 'close'

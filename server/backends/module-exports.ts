@@ -52,6 +52,7 @@ export const CALLBACKS: Readonly<Record<Callback, CallbackRule>> = {
   close: {},
   preadNow: {},
   pwriteNow: { needs: 'pwrite' },
+  endBatch: {},
   canWrite: { needs: 'pwrite' },
   canFlush: { needs: 'flush' },
   canFua: { needs: 'pwrite' },

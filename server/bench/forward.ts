@@ -1,6 +1,6 @@
 /**
- * Measures what forwarding costs: the same disk of one server, reached directly and through a second server that
- * forwards to it, in turn.
+ * Measures what forwarding costs: the same disk of one server, reached directly, through a second server that forwards
+ * to it, and through nbdkit's nbd plug-in, in turn.
  *
  *     npm run bench:forward [-- ROUNDS]
  */
@@ -46,10 +46,18 @@ const startServing = (socket: string, ...args: readonly string[]): Promise<Runni
     path: socket,
   })
 
+/** What a path costs beside the direct one, for people. */
+function told(load: Load, name: string, value: number, direct: number): string {
+  const unit = load.of === 'latency' ? 'µs' : 'MiB/s'
+  return `${name} ${value.toFixed(0).padStart(6)} ${unit}: x ${(value / direct).toFixed(2)}`
+}
+
 async function run(rounds: number): Promise<boolean> {
   const folder = mkdtempSync(join(tmpdir(), 'ondemand-disk-bench-'))
   const disk = join(folder, 'disk')
-  const [direct, forwarded] = [join(folder, 'direct.sock'), join(folder, 'forwarded.sock')]
+  const [direct = '', forwarded = '', peer = ''] = ['direct', 'forwarded', 'nbdkit'].map(name =>
+    join(folder, `${name}.sock`),
+  )
   const servers: Running[] = []
   let isKept = true
   try {
@@ -57,29 +65,33 @@ async function run(rounds: number): Promise<boolean> {
     warm(disk)
     servers.push(await startServing(direct, '--dir', folder, '--no-create', '--connections-per-disk', '4'))
     servers.push(await startServing(forwarded, '--upstream', `nbd+unix:///?socket=${direct}`))
+    const nbdkit = ['nbdkit', '-f', '-U', peer, 'nbd', `uri=nbd+unix:///disk?socket=${direct}`]
+    servers.push(await startListening(nbdkit, { path: peer }))
     process.stdout.write(
-      `Forwarded and direct, median of ${rounds} rounds of ${SECONDS} s in turn, unix sockets, fio, on ` +
+      `Direct, forwarded, and forwarded by nbdkit, median of ${rounds} rounds of ${SECONDS} s in turn, unix sockets, fio, on ` +
         `${availableParallelism()} x ${cpus()[0]?.model ?? 'an unknown processor'}\n`,
     )
     for (const load of LOADS) {
-      const values: [number[], number[]] = [[], []]
+      const values: [number[], number[], number[]] = [[], [], []]
       // The first round warms programs up and does not count.
       for (let round = 0; round <= rounds; round++) {
-        for (const [index, socket] of [direct, forwarded].entries()) {
+        for (const [index, socket] of [direct, forwarded, peer].entries()) {
           const value = await measure(load, `nbd+unix:///disk?socket=${socket}`)
           if (round > 0) values[index]?.push(value)
         }
       }
-      const [one, other] = values.map(spreadOf).map(({ median }) => median)
-      const ratio = (other ?? Number.NaN) / (one ?? Number.NaN)
+      const [one = Number.NaN, other = Number.NaN, byPeer = Number.NaN] = values.map(
+        list => spreadOf(list).median,
+      )
+      const ratio = other / one
       const isLatency = load.of === 'latency'
       const reached = isLatency ? ratio < LATENCY_GOAL : ratio > THROUGHPUT_GOAL
       isKept &&= reached
-      const unit = isLatency ? 'µs' : 'MiB/s'
       const goal = isLatency ? `below ${LATENCY_GOAL}` : `above ${THROUGHPUT_GOAL}`
       process.stdout.write(
-        `${load.name.padEnd(26)} direct ${(one ?? 0).toFixed(0).padStart(6)} ${unit}, forwarded ` +
-          `${(other ?? 0).toFixed(0).padStart(6)} ${unit}: x ${ratio.toFixed(2)} (${goal} promised${reached ? '' : ': NOT KEPT'})\n`,
+        `${load.name.padEnd(26)} direct ${one.toFixed(0).padStart(6)} ${isLatency ? 'µs' : 'MiB/s'}, ` +
+          `${told(load, 'forwarded', other, one)} (${goal} promised${reached ? '' : ': NOT KEPT'}), ` +
+          `${told(load, 'by nbdkit', byPeer, one)}\n`,
       )
     }
   } finally {

@@ -5,6 +5,7 @@ import { connectReconnecting } from '../client/reconnecting.ts'
 import { parseNbdUri } from '../client/uri.ts'
 import { reasonOf } from '../connection/session.ts'
 import { type ExportTerms, exportImage, exportNbd, type FuseExport } from '../fuse/export.ts'
+import { CLIENT_OPTIONS } from '../fuse/nbd-disk.ts'
 import { FUSE_OPTIONS } from './disk-option-tables.ts'
 import { createLog, type Log } from './log.ts'
 import { MAX_DURATION_MS } from './option-values.ts'
@@ -54,7 +55,7 @@ async function openUri(
 ): Promise<FuseExport> {
   const client = await connectReconnecting(parseNbdUri(source), {
     retryMs: deadAfter ?? MAX_DURATION_MS,
-    unaligned: 'read-modify-write',
+    ...CLIENT_OPTIONS,
     onLost: error => log.warn(reasonOf(error), 'Lost the NBD server; waiting for it'),
     onReconnected: afterMs => log.info({ afterMs: Math.round(afterMs) }, 'The NBD server is back'),
   })

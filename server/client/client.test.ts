@@ -133,6 +133,19 @@ describe('A request is sent', () => {
     await client.close()
   })
 
+  test('in parts of what the caller wants at most, in whole blocks', async () => {
+    const offer = { blockSizes: [512, 4096, 65_536] as const }
+    const { client, asked } = await served(offer, zeroes, { partSize: 10_000 })
+    await client.pwrite(Buffer.alloc(20_480), 0, 20_480, 4096)
+    expect(shape(asked)).toEqual([
+      [CMD.WRITE, 0, 4096, 9728],
+      [CMD.WRITE, 0, 13_824, 9728],
+      [CMD.WRITE, 0, 23_552, 1024],
+    ])
+    await client.close()
+    await expect(served({}, zeroes, { partSize: 0 })).rejects.toThrow('partSize')
+  })
+
   test('in parts of 1 GiB, where no data goes with it, and of which the first decides about a fast one', async () => {
     const { client, asked } = await served({ size: 2 ** 33 }, request => failed(request, 95))
     await expect(client.zero(2 ** 33, 0, { fast: true })).rejects.toMatchObject({ code: 'ENOTSUP' })
@@ -237,6 +250,21 @@ describe('Requests in flight', () => {
     expect(ends).toEqual(Array.from({ length: 20 }, (_, index) => 19 - index))
     for (const [index, target] of targets.entries()) expect(target.equals(Buffer.alloc(64, index))).toBe(true)
     await client.close()
+  })
+
+  test('leave when the caller says that there are no more, and a lone one may be answered by then', async () => {
+    const { client, asked } = await served({}, zeroes)
+    const target = Buffer.alloc(512)
+    let ended = 0
+    const completion = { complete: () => ended++ }
+    for (let request = 0; request < 100; request++) {
+      client.startPread(target, 0, 512, request * 512, completion)
+      client.endBatch()
+      await vi.waitFor(() => expect(ended).toBe(request + 1), { interval: 1 })
+    }
+    expect(asked).toHaveLength(100)
+    await client.close()
+    client.endBatch()
   })
 
   test('of one turn leave together', async () => {

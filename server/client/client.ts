@@ -65,6 +65,8 @@ export class NbdClient {
   readonly #link: Link
   readonly #pool: OperationPool
   readonly #emulate: Issue | undefined
+  /** Longest READ or WRITE that is sent as one request. */
+  readonly #most: number
   readonly #stopListening: () => void
   #closing: Promise<void> | undefined
   /** Operations of several requests that are not over; `close` lets them go on. */
@@ -75,7 +77,9 @@ export class NbdClient {
   constructor(link: Link, pool: OperationPool, options: ConnectOptions) {
     this.#link = link
     this.#pool = pool
-    const { minimum } = link.info.blockSizes
+    const { minimum, maximum } = link.info.blockSizes
+    const part = Math.min(options.partSize ?? maximum, maximum)
+    this.#most = Math.max(minimum, part - (part % minimum))
     if (options.unaligned === 'read-modify-write' && minimum > 1) {
       const issue: Issue = (command, flags, buffer, start, length, offset) =>
         promised(completion => this.#issue(command, flags, buffer, start, length, offset, completion))
@@ -235,6 +239,14 @@ export class NbdClient {
     this.#link.renew?.()
   }
 
+  /**
+   * Says that all operations which came together have been started. They are sent then at the latest, and one that is
+   * alone may end before this returns, which takes some microseconds.
+   */
+  endBatch(): void {
+    this.#link.endBatch()
+  }
+
   /** Waits for what was started, says goodbye to the server, and closes. Nothing can be started any more. */
   close(): Promise<void> {
     this.#closing ??= this.#close()
@@ -309,7 +321,7 @@ export class NbdClient {
     completion: Completion,
   ): void {
     const isRange = command === CMD.TRIM || command === CMD.WRITE_ZEROES
-    const most = isRange ? MAX_RANGE : this.blockSizes.maximum
+    const most = isRange ? MAX_RANGE : this.#most
     if (length === 0) {
       // What a server does with no bytes is not specified.
       process.nextTick(() => completion.complete())

@@ -1,5 +1,6 @@
 /** One connection in its transmission phase: many requests in flight, each told when it is answered. */
 
+import { type Lingerers, Lingering } from '../linux/lingering.ts'
 import { ServerViolation } from '../protocol/client-handshake.ts'
 import type { NegotiatedExport } from '../protocol/client-negotiation.ts'
 import { openExport } from '../protocol/client-negotiation.ts'
@@ -36,6 +37,7 @@ export interface ConnectionOwner {
 const PROGRESS = 65_536
 /** How often within `requestTimeout` is looked for a sign of life. */
 const CHECKS = 4
+const lingerers: Lingerers = { last: undefined }
 /** A READ from this length on is received straight into the caller's buffer. */
 const DIRECT = 32 * 2 ** 10
 
@@ -61,6 +63,7 @@ export class Connection {
   #flushIsScheduled = false
   #progress = 0
   #quietChecks = 0
+  readonly #lingering = new Lingering(lingerers)
   /** The last READ was long: what it brings should be received in place. */
   #expectsData = false
 
@@ -160,6 +163,22 @@ export class Connection {
     if (this.#flushIsScheduled || this.#isReceiving) return
     this.#flushIsScheduled = true
     process.nextTick(flushOf, this)
+  }
+
+  /**
+   * The caller has submitted all that it has now: sends that, and looks for the answer of a lone small request for
+   * some microseconds, where that has paid.
+   */
+  endBatch(): void {
+    if (this.#isOver || this.#isReceiving) return
+    this.#outbox.flush()
+    if (this.#expectsData || this.#countInFlight() !== 1 || this.#outbox.isBlocked) return
+    const until = this.#lingering.until()
+    while (performance.now() < until) {
+      if (!this.#wire.receiveNow() || this.#countInFlight() > 0) continue
+      this.#lingering.answered()
+      return
+    }
   }
 
   /** For `flushOf`. */

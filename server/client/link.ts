@@ -13,6 +13,8 @@ export interface Link {
   submit(operation: Operation): void
   /** Lets what is under way be answered, and goes on with a new connection, where that is possible. */
   renew?(): void
+  /** All that there is to submit now has been. */
+  endBatch(): void
   /** Ends when everything submitted has. */
   close(): Promise<void>
   /** Fails everything submitted, at once. */
@@ -55,6 +57,7 @@ export async function openLink(
       }
       connection.submit(operation)
     },
+    endBatch: () => connection.endBatch(),
     close: () => connection.close(),
     destroy: error => connection.destroy(error),
   }

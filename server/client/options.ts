@@ -12,6 +12,11 @@ export interface ConnectOptions {
   readonly requestTimeout?: number
   /** Requests in flight at once. Default 128. */
   readonly maxInFlight?: number
+  /**
+   * READs and WRITEs of more bytes than this are sent as several requests, of which some are under way at once: the
+   * server works on one while the data of another is on its way. Default: what the server allows.
+   */
+  readonly partSize?: number
   /** Requests that may wait for their turn; more are refused by EAGAIN. Default 65,536. */
   readonly maxWaiting?: number
   /**
@@ -39,6 +44,8 @@ const MOST = {
   maxWaiting: 2 ** 24,
 }
 
+const MOST_PART = 2 ** 32
+
 /** The option's value, or its default. @throws InvalidRequestError where it is no whole number in range */
 export function boundedOption(
   name: string,
@@ -59,6 +66,8 @@ export function boundedOption(
 /** @throws InvalidRequestError */
 export function limitsOf(options: ConnectOptions): ConnectionLimits {
   const of = (name: keyof typeof DEFAULTS) => boundedOption(name, options[name], DEFAULTS[name], MOST[name])
+  // Used by the client itself, and wrong before anything is connected.
+  boundedOption('partSize', options.partSize, MOST_PART, MOST_PART)
   return {
     connectTimeout: of('connectTimeout'),
     handshakeTimeout: of('handshakeTimeout'),

@@ -144,6 +144,10 @@ class ReconnectingLink implements Link {
     this.#waiting.push(operation)
   }
 
+  endBatch(): void {
+    this.#connection?.endBatch()
+  }
+
   #finished(operation: Operation): void {
     if (operation.errno === NBD_ERRNO.ESHUTDOWN) {
       // It was not carried out; the connection is about to end, and the operation goes to the next.

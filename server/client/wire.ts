@@ -6,7 +6,15 @@
 import { connect as connectSocket, type OnReadOpts, type Socket } from 'node:net'
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'node:tls'
 import { ERRNO, SystemCallError } from '../linux/errno.ts'
-import { addressOf, configureTcp, type Liveness, lastErrno, trySend } from '../linux/syscalls.ts'
+import {
+  addressOf,
+  configureTcp,
+  configureUnix,
+  type Liveness,
+  lastErrno,
+  tryReceive,
+  trySend,
+} from '../linux/syscalls.ts'
 import { ConnectionError, codeOf, TlsError, toError } from './errors.ts'
 import { describeAddress, type NbdAddress } from './uri.ts'
 
@@ -15,6 +23,7 @@ const LIVENESS: Liveness = { idle: 10, interval: 5, probes: 3, unacknowledged: 2
 
 // Safe to share, because libuv fills it and calls back without a pause between.
 const shared = Buffer.allocUnsafeSlow(256 * 2 ** 10)
+const sharedAddress = addressOf(shared)
 /** What is read at once while data for the caller's own buffers is on its way: its header, and little of it to copy. */
 const small = shared.subarray(0, 16 * 2 ** 10)
 
@@ -95,9 +104,10 @@ export class Wire {
     const socket = this.#socket
     const handle = (socket as unknown as { _handle: { fd?: number } | null })._handle
     this.#fd = handle?.fd ?? -1
-    if (this.address.kind === 'tcp' && this.#fd >= 0) {
+    if (this.#fd >= 0) {
       try {
-        configureTcp(this.#fd, LIVENESS)
+        if (this.address.kind === 'tcp') configureTcp(this.#fd, LIVENESS)
+        else configureUnix(this.#fd)
       } catch (error) {
         // Broken already: the socket tells so by itself, and in its own words.
         if (!(error instanceof SystemCallError)) throw error
@@ -173,6 +183,19 @@ export class Wire {
       process.nextTick(() => this.destroy(this.#lost(error)))
     }
     return 0
+  }
+
+  /**
+   * Takes what has come, without waiting for the event loop to find it. Returns whether there was something; the end of
+   * the stream, or an error, is for the event loop. Not possible under TLS.
+   */
+  receiveNow(): boolean {
+    // The event loop has been told where the next bytes go.
+    if (this.#fd < 0 || this.#isClosed || this.#target !== undefined) return false
+    const length = tryReceive(this.#fd, sharedAddress, shared.length)
+    if (length <= 0) return false
+    this.#received(length, shared)
+    return true
   }
 
   /** Writes bytes when the socket takes them, and says so. They may not change until then. */

@@ -5,7 +5,9 @@
 import { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { ERRNO, SystemCallError } from '../linux/errno.ts'
+import { type Lingerers, Lingering } from '../linux/lingering.ts'
 import { addressOf, lastErrno, nap, peerState, tryReceive, trySend } from '../linux/syscalls.ts'
+import type { DescriptorHandle } from './handle.ts'
 import { type TlsAcceptor, tlsFailure } from './tls.ts'
 import { Burst, RECORD_LENGTH, receiveRecords, sendRecords } from './tls-stream.ts'
 
@@ -18,10 +20,15 @@ export const MAX_LEFTOVER = 128 * 2 ** 10
 const shared = Buffer.allocUnsafeSlow(MAX_LEFTOVER + RECEIVE_BYTES)
 const area = shared.subarray(MAX_LEFTOVER)
 const areaAddress = addressOf(area)
+/** Where a message's head is received, and little of its data to copy, while the receiver expects large data. */
+const headArea = area.subarray(0, 16 * 2 ** 10)
 
 /** Who was the last to wait for more requests, and when, in ms. */
 let napper: Channel | undefined
 let nappedAt = 0
+/** Requests that one connection may have answered so before others get their turn. */
+const LINGER_ROUNDS = 16
+const lingerers: Lingerers = { last: undefined }
 /** How long the wait of one connection serves the others too, in ms. */
 const NAP_SERVES_MS = 0.1
 
@@ -34,6 +41,18 @@ export interface Receiver {
   receive(buffer: Buffer, start: number, end: number): number
   /** How long more bytes may be waited for before those that are there are offered, in microseconds. */
   readonly gathering?: { readonly micros: number }
+  /**
+   * `target`: where the next bytes should be put, if that is known; valid until it is filled or the connection is over.
+   * `isInPlace`: large data is likely to come, for which there will be a target.
+   */
+  readonly payload?: { target(): Buffer | undefined; readonly isInPlace: boolean }
+  /**
+   * The last request was alone, and a backend that waits for somebody else has answered it without delay: the next one
+   * will come soon, and it is worth not to sleep until then.
+   */
+  readonly isDone?: boolean
+  /** So many bytes have been put where `payload.target` said. */
+  filled?(length: number): void
   /** True while no more bytes should be read; the receiver calls `channel.proceed()` when that ends. */
   readonly blocked: boolean
   /** The client has sent its last byte. */
@@ -44,30 +63,19 @@ export interface Receiver {
   closed(error: Error | undefined): void
 }
 
-/** The part of a socket's handle that the channel uses; `fd` is there for TCP and unix sockets. */
-export interface DescriptorHandle {
-  readonly fd: number
-  close(): void
-}
-
-/** Takes the handle of an accepted, paused socket away from it. */
-export function takeHandle(accepted: Socket): DescriptorHandle | undefined {
-  const holder = accepted as unknown as { _handle: DescriptorHandle | null }
-  const handle = holder._handle
-  holder._handle = null
-  return handle === null || handle.fd < 0 ? undefined : handle
-}
-
 export class Channel {
   readonly fd: number
   /** The plain socket, and TLS on top of it once that is established. */
   #socket: Socket
   #secured: TLSSocket | undefined
+  readonly #lingering = new Lingering(lingerers)
   #burst: Burst | undefined
   #closeTimer: NodeJS.Timeout | undefined
   #receiver: Receiver | undefined
   /** Bytes received and not yet consumed. */
   #leftover: Buffer | undefined
+  /** What the receiver wants to have filled by the read of the socket that comes next. */
+  #target: Buffer | undefined
   #ended = false
   #endIsAnnounced = false
   #closing = false
@@ -84,7 +92,11 @@ export class Channel {
       handle,
       allowHalfOpen: true,
       // The buffer is shared, which is safe because libuv fills it and calls back without a pause between.
-      onread: { buffer: () => area, callback: (length: number) => this.#received(length) },
+      onread: {
+        buffer: () => this.#nextBuffer(),
+        callback: (length: number, bytes: Uint8Array) =>
+          bytes === this.#target ? this.#filled(length) : this.#received(length),
+      },
     } as unknown as ConstructorParameters<typeof Socket>[0])
     this.#socket.on('close', () => {
       this.#closed = true
@@ -171,28 +183,54 @@ export class Channel {
 
   /** Sends bytes at once, or keeps a copy of those that the socket does not take. */
   send(bytes: Buffer, start: number, end: number, address: number = addressOf(bytes)): void {
+    this.#send(bytes, start, end, address, undefined)
+  }
+
+  /** Sends bytes that belong to `owner`, and lets it have them back when the socket has taken them. */
+  sendLent(bytes: Buffer, start: number, end: number, owner: { release(): void }): void {
+    if (!this.#send(bytes, start, end, addressOf(bytes), owner)) owner.release()
+  }
+
+  /** True: the socket has still to take some of the owner's bytes. */
+  #send(
+    bytes: Buffer,
+    start: number,
+    end: number,
+    address: number,
+    owner: { release(): void } | undefined,
+  ): boolean {
     // A broken socket has given its descriptor back before it says so, and another one may have it now.
-    if (this.#closing || this.#socket.destroyed || start === end) return
+    if (this.#closing || this.#socket.destroyed || start === end) return false
     if (this.#secured !== undefined) {
       sendRecords(this.#secured, bytes, start, end, this.#onWritten)
-      return
+      return false
     }
     let at = start
     if (this.#socket.writableLength === 0) {
       const sent = trySend(this.fd, address + start, end - start)
-      if (sent === end - start) return
+      if (sent === end - start) return false
       if (sent > 0) {
         at += sent
       } else {
         const errno = lastErrno()
         if (errno !== ERRNO.EAGAIN && errno !== ERRNO.EINTR) {
           this.destroy(new SystemCallError('send', errno))
-          return
+          return false
         }
       }
     }
     // Not by 'drain', which only follows a write of more than the high-water mark.
-    this.#socket.write(Buffer.from(bytes.subarray(at, end)), this.#onWritten)
+    const rest = bytes.subarray(at, end)
+    if (owner === undefined) {
+      this.#socket.write(Buffer.from(rest), this.#onWritten)
+      return false
+    }
+    // Called also where the socket breaks.
+    this.#socket.write(rest, () => {
+      owner.release()
+      this.#onWritten()
+    })
+    return true
   }
 
   /** Offers the receiver its leftover again, and goes on reading if it is not blocked. */
@@ -269,8 +307,53 @@ export class Channel {
     return length + Math.max(0, tryReceive(this.fd, areaAddress + length, RECEIVE_BYTES - length))
   }
 
-  #received(arrived: number): boolean {
+  #nextBuffer(): Buffer {
+    this.#target = undefined
+    const payload = this.#receiver?.payload
+    if (this.#closing || this.#leftover !== undefined || payload === undefined) return area
+    this.#target = payload.target()
+    return this.#target ?? (payload.isInPlace ? headArea : area)
+  }
+
+  #filled(length: number): boolean {
     if (this.#closing) return true
+    try {
+      this.#receiver?.filled?.(length)
+    } catch (error) {
+      this.destroy(error instanceof Error ? error : new Error('The receiver failed.', { cause: error }))
+      return true
+    }
+    this.#balance()
+    return true
+  }
+
+  #received(arrived: number): boolean {
+    this.#take(arrived)
+    for (let round = 0; round < LINGER_ROUNDS; round++) {
+      const more = this.#linger()
+      if (more <= 0) break
+      this.#take(more)
+    }
+    return true
+  }
+
+  /** Looks for the next request of a client that has one at a time under way; returns the bytes that came. */
+  #linger(): number {
+    const receiver = this.#receiver
+    if (!receiver?.isDone || receiver.blocked || this.#leftover !== undefined) return 0
+    if (this.#closing || this.#secured !== undefined || this.backlog > 0) return 0
+    const until = this.#lingering.until()
+    while (performance.now() < until) {
+      const length = tryReceive(this.fd, areaAddress, RECEIVE_BYTES)
+      if (length > 0) this.#lingering.answered()
+      // The end of the stream is for libuv to find.
+      if (length >= 0) return length
+    }
+    return 0
+  }
+
+  #take(arrived: number): void {
+    if (this.#closing) return
     const wait = this.#secured === undefined ? (this.#receiver?.gathering?.micros ?? 0) : 0
     const length = wait > 0 && arrived < RECEIVE_BYTES / 2 ? this.#gather(arrived, wait) : arrived
     const leftover = this.#leftover
@@ -281,7 +364,6 @@ export class Channel {
     }
     this.#offer(shared, start, MAX_LEFTOVER + length)
     this.#balance()
-    return true
   }
 
   #offer(buffer: Buffer, start: number, end: number, isOwn = false): void {

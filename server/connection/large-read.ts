@@ -31,10 +31,14 @@ function isSentInPlace({ buffer, length, error, refusal }: Request): boolean {
   return buffer !== undefined && length >= COPIED_BELOW && error === undefined && refusal === NBD_ERRNO.OK
 }
 
-/** Gathers the reply to a request that has ended, or sends it, and what has been gathered before it. */
+/** Gathers the reply to a request that has ended, or sends it, and what has been gathered before it. Releases the request. */
 export function sendFinished(channel: Channel, request: Request): void {
-  if (isSentInPlace(request)) sendInPlace(channel, request)
-  else replyFinished(request)
+  if (isSentInPlace(request)) {
+    sendInPlace(channel, request)
+  } else {
+    replyFinished(request)
+    request.release()
+  }
 }
 
 function sendInPlace(channel: Channel, request: Request): void {
@@ -46,5 +50,5 @@ function sendInPlace(channel: Channel, request: Request): void {
   else if (request.dontFragment) writeDataChunkHeader(buffer, from, request, true, offset, length)
   else to = writeDataAndHoles(buffer, from, request, offset, length, true)
   sendOutbox(channel)
-  channel.send(buffer, from, to)
+  channel.sendLent(buffer, from, to, request)
 }

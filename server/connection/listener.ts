@@ -3,8 +3,8 @@ import { stat } from 'node:fs/promises'
 import { createServer, type ListenOptions, type Server, type Socket } from 'node:net'
 import { dirname } from 'node:path'
 import { removeStaleSocket } from '../linux/stale-socket.ts'
-import { configureTcp, type Liveness } from '../linux/syscalls.ts'
-import { type DescriptorHandle, takeHandle } from './channel.ts'
+import { configureTcp, configureUnix, type Liveness } from '../linux/syscalls.ts'
+import { type DescriptorHandle, takeHandle } from './handle.ts'
 import { type Client, tcpClient, unixClient } from './peer.ts'
 
 /** A vanished client is noticed after 10 + 3 * 5 = 25 s, within the 30 s that are promised. */
@@ -95,7 +95,8 @@ function adopt(accepted: Socket, isUnix: boolean): { handle: DescriptorHandle; c
   if (handle === undefined) return undefined
   try {
     const client = isUnix ? unixClient(handle.fd) : tcpClient(remoteAddress, remotePort)
-    if (!isUnix) configureTcp(handle.fd, LIVENESS)
+    if (isUnix) configureUnix(handle.fd)
+    else configureTcp(handle.fd, LIVENESS)
     return { handle, client }
   } catch {
     // It has gone before it was looked at.

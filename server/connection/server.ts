@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type AccessRules, admissionRefusal } from '../../crds/access-rules.ts'
 import { needsCertificate } from '../exports/catalog.ts'
-import type { DescriptorHandle } from './channel.ts'
+import type { DescriptorHandle } from './handle.ts'
 import { type Endpoint, type Listener, listen } from './listener.ts'
 import type { Client } from './peer.ts'
 import { AccessRevoked } from './refusals.ts'

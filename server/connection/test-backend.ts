@@ -28,6 +28,7 @@ export function memoryBackend(data: Buffer, changes: Partial<FilledBackend> = {}
     },
     canFastZero: () => true,
     cache: () => {},
+    endBatch: () => {},
     extents: (_, length) => [{ length, hole: false, zero: false }],
     close: () => {},
     ...changes,

@@ -18,8 +18,9 @@ import { type OpenedDisk, transmissionFlags } from './opened-disk.ts'
 import { startOperation } from './operations.ts'
 import { outbox, outboxIsFull, sendOutbox } from './outbox.ts'
 import { hasPayload, parseRequest } from './parse-request.ts'
+import { Payload, type PayloadOwner } from './payload.ts'
 import { dataStart, replyFailure, replyRead, replySuccess } from './replies.ts'
-import { ClientGone, follow, Request, type RequestOwner, takePiece, takeRequest } from './request.ts'
+import { ClientGone, follow, Request, takeRequest } from './request.ts'
 import { Throttle } from './throttle.ts'
 import type { TransmissionEvents, TransmissionTerms } from './transmission-terms.ts'
 import { Turn } from './turn.ts'
@@ -28,30 +29,27 @@ import { Turn } from './turn.ts'
 const [MAX_WAITING_REQUESTS, MAX_WAITING_BYTES] = [1024, 16 * 2 ** 20]
 /** Bytes in all connections' buffers above which each connection may have one buffer only. */
 const MAX_LENT_BYTES = 512 * 2 ** 20
-/** Parts of an unfinished WRITE end on multiples of this, so that no sector is torn if the client vanishes. */
-const SECTOR = 4096
 
-export class Transmission implements Receiver, RequestOwner {
+export class Transmission implements Receiver, PayloadOwner {
   readonly #channel: Channel
   readonly #disk: OpenedDisk
   readonly #terms: RequestTerms
-  readonly #sector: number
+  readonly payload: Payload
   readonly fuaIsNative: boolean
   readonly #events: TransmissionEvents
   readonly #recorder: TrafficRecorder
   readonly #throttle: Throttle
   readonly #parsed = new Request()
-  /** WRITE whose payload is arriving, and the bytes still to come. */
-  #write: Request | undefined
-  #payload = 0
   #waiting = 0
   #waitingBytes = 0
   #bulk: BulkRead | undefined
   readonly #finished: Request[] = []
   readonly #onImmediate = () => this.#nextTurn()
   #immediate = false
+  #isReceiving = false
   readonly #turn = new Turn()
   readonly gathering = new Gathering()
+  isDone = false
   #stopping = false
   /** No further request will be served: DISC, end of stream, or the server's own decision. */
   #hungUp = false
@@ -65,7 +63,7 @@ export class Transmission implements Receiver, RequestOwner {
     const minimumBlock = capabilities.blockSizes.minimum
     const announced = transmissionFlags(capabilities, multiConn, terms.framing)
     this.#terms = { size, readOnly, announced, minimumBlock, ...terms }
-    this.#sector = Math.max(SECTOR, minimumBlock)
+    this.payload = new Payload(disk, this)
     this.fuaIsNative = capabilities.fuaIsNative
     this.#parsed.framing = terms.framing
     this.#events = events
@@ -93,12 +91,7 @@ export class Transmission implements Receiver, RequestOwner {
   hangUp(): void {
     this.#hungUp = true
     this.#throttle.end()
-    const write = this.#write
-    if (write !== undefined) {
-      this.#write = undefined
-      this.#payload = 0
-      write.complete(new ClientGone())
-    }
+    this.payload.abandon()
     this.#replyToFinished()
     this.#endWhenIdle()
   }
@@ -116,19 +109,23 @@ export class Transmission implements Receiver, RequestOwner {
   }
 
   receive(buffer: Buffer, start: number, end: number): number {
+    this.#isReceiving = true
+    this.isDone = false
     this.#parsed.startedAt = this.#recorder.beginTurn()
     this.#turn.begin(this.#parsed.startedAt)
     let at = start
     try {
       while (!this.#hungUp && !this.blocked) {
         const next =
-          this.#payload > 0 ? this.#takePayload(buffer, at, end) : this.#takeRequest(buffer, at, end)
+          this.payload.left > 0 ? this.payload.take(buffer, at, end) : this.#takeRequest(buffer, at, end)
         if (next === at) break
         at = next
         if (outboxIsFull()) this.#send()
       }
+      if (this.#waiting > 0) this.#endBatch()
       this.#replyToFinished()
     } finally {
+      this.#isReceiving = false
       // Also after a violation of the protocol: what stays in the outbox would go to another client.
       this.#send()
     }
@@ -164,12 +161,28 @@ export class Transmission implements Receiver, RequestOwner {
 
   finished(request: Request): void {
     this.#finished.push(request)
-    this.#schedule()
+    if (!this.#isReceiving) this.#schedule()
+  }
+
+  /** Lets the backend send what it has gathered, and answer what it can: what was left for want of room may have it then. */
+  #endBatch(): void {
+    if (this.blocked) this.#schedule()
+    const isLone = this.#turn.requests === 1 && this.#waiting === 1 && this.#finished.length === 0
+    this.#disk.backend.endBatch(this.#disk.handle)
+    this.isDone = isLone && this.#finished.length === 1
+  }
+
+  lent(bytes: number): void {
+    this.#waitingBytes += bytes
+  }
+
+  moved(bytes: number): void {
+    this.#turn.bytes += bytes
   }
 
   returned(bytes: number): void {
     this.#waitingBytes -= bytes
-    this.#schedule()
+    if (!this.#isReceiving) this.#schedule()
   }
 
   /** All operations that end in one round of the event loop are answered by one send. */
@@ -299,8 +312,9 @@ export class Transmission implements Receiver, RequestOwner {
   #beginWrite(buffer: Buffer, at: number, end: number): number {
     const parsed = this.#parsed
     const { refusal, offset, length } = parsed
+    this.payload.isInPlace = false
     const isWhole = refusal === NBD_ERRNO.OK && length <= end - at && length <= MAX_DATA
-    const written = isWhole && length > 0 ? this.#writeNow(parsed, buffer, at, length, offset) : 0
+    const written = isWhole && length > 0 ? this.payload.writeNow(parsed, buffer, at, length, offset) : 0
     if (isWhole && length > 0 && written === length && !parsed.fua) {
       this.#turn.bytes += length
       replySuccess(parsed)
@@ -311,55 +325,25 @@ export class Transmission implements Receiver, RequestOwner {
     if (isWhole || length === 0) {
       this.#turn.bytes += length
       if (written < length)
-        this.#writeLater(request, buffer, at + written, length - written, offset + written)
+        this.payload.writeLater(request, buffer, at + written, length - written, offset + written)
       request.complete()
       return at + length
     }
-    this.#write = request
-    this.#payload = length
+    this.payload.begin(request)
     return at
   }
 
-  /** Bytes that could be written without waiting; none where the backend has to be told of FUA. */
-  #writeNow(request: Request, buffer: Buffer, at: number, length: number, offset: number): number {
-    if (request.fua && this.fuaIsNative) return 0
-    return this.#disk.backend.pwriteNow(this.#disk.handle, buffer, at, length, offset)
-  }
-
-  /** Takes what has arrived of a payload; returns `at` unchanged if that is less than a sector of a write. */
-  #takePayload(buffer: Buffer, at: number, end: number): number {
-    const request = this.#write as Request
-    const position = request.offset + (request.length - this.#payload)
-    let length = Math.min(end - at, this.#payload, MAX_DATA)
-    if (request.refusal === NBD_ERRNO.OK) {
-      if (length < this.#payload) length -= (position + length) % this.#sector
-      if (length <= 0) return at
-      if (request.error === undefined) {
-        const done = this.#writeNow(request, buffer, at, length, position)
-        if (done < length) this.#writeLater(request, buffer, at + done, length - done, position + done)
-      }
-    }
-    this.#turn.bytes += length
-    this.#payload -= length
-    if (this.#payload === 0) {
-      this.#write = undefined
-      request.complete()
-    }
-    return at + length
-  }
-
-  /** Copies data out of the receive buffer and has it written when a thread is free. */
-  #writeLater(request: Request, source: Buffer, start: number, length: number, offset: number): void {
-    const buffer = takeBuffer(length)
-    source.copy(buffer, HEADER_ROOM, start, start + length)
-    this.#waitingBytes += buffer.length
-    const piece = takePiece(request, this, buffer)
+  filled(length: number): void {
+    if (this.#hungUp) return
+    this.#isReceiving = true
+    this.#turn.begin(performance.now())
     try {
-      const { backend, handle } = this.#disk
-      const fua = request.fua && this.fuaIsNative
-      follow(backend.pwrite(handle, buffer, HEADER_ROOM, length, offset, piece, fua), piece)
-    } catch (error) {
-      piece.complete(error)
+      this.payload.filled(length)
+      this.#endBatch()
+      this.#replyToFinished()
+    } finally {
+      this.#isReceiving = false
+      this.#send()
     }
   }
 
@@ -374,11 +358,11 @@ export class Transmission implements Receiver, RequestOwner {
       if (request.error !== undefined && !(request.error instanceof ClientGone)) {
         this.#events.failed(request.type, request.error)
       }
-      if (!this.#channel.closed) {
-        sendFinished(this.#channel, request)
+      if (this.#channel.closed) request.release()
+      else {
         this.#recorder.answered(request)
+        sendFinished(this.#channel, request)
       }
-      request.release()
       if (outboxIsFull()) sendOutbox(this.#channel)
     }
     if (count === this.#finished.length) this.#finished.length = 0

@@ -25,6 +25,8 @@ export interface FuseDisk {
   truncate(exchange: Exchange, size: number): number
   /** Makes the disk end with this range, and takes up its space; the disk does not reach to its end now. */
   allocate(exchange: Exchange, length: number, offset: number): number
+  /** All requests that came together have been handed over. */
+  endBatch?(): void
   /** Offset of the next data or hole at or behind `offset`. */
   seek(exchange: Exchange, offset: number, kind: 'data' | 'hole'): number
 }

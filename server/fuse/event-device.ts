@@ -45,6 +45,7 @@ class EventLoopDevice implements EventDevice {
   readonly #session: Session
   readonly #device: number
   readonly #socket: Socket
+  readonly #endBatch: () => void
   readonly #resolve: () => void
   readonly #reject: (error: unknown) => void
   readonly #all: Exchange[] = []
@@ -58,7 +59,8 @@ class EventLoopDevice implements EventDevice {
    * Node watches sockets only, so it is given a socket whose descriptor then becomes the device: libuv reads
    * that with read(2) like any stream, and no thread waits for it.
    */
-  constructor(fd: number, sessionOf: (interrupt: Interrupt) => Session) {
+  constructor(fd: number, sessionOf: (interrupt: Interrupt) => Session, endBatch: () => void) {
+    this.#endBatch = endBatch
     const { promise, resolve, reject } = Promise.withResolvers<void>()
     this.ended = promise
     this.#resolve = resolve
@@ -188,6 +190,11 @@ class EventLoopDevice implements EventDevice {
 
   /** Takes all requests that are there. */
   #drain(): void {
+    this.#takeAll()
+    if (!this.#isOver) this.#endBatch()
+  }
+
+  #takeAll(): void {
     while (!this.#isOver) {
       this.#next ??= this.#take()
       if (this.#next === undefined) {
@@ -207,7 +214,14 @@ class EventLoopDevice implements EventDevice {
 /** Told of an INTERRUPT, which stands in the exchange; returns the bytes of a reply, or `NO_REPLY`. */
 export type Interrupt = (exchange: Exchange) => number
 
-/** Serves the device, which must be open without blocking, and takes it over. Begins in the next turn of the loop. */
-export function serveEvents(fd: number, sessionOf: (interrupt: Interrupt) => Session): EventDevice {
-  return new EventLoopDevice(fd, sessionOf)
+/**
+ * Serves the device, which must be open without blocking, and takes it over. Begins in the next turn of the loop.
+ * `endBatch` is called when all requests that came together have been handed over.
+ */
+export function serveEvents(
+  fd: number,
+  sessionOf: (interrupt: Interrupt) => Session,
+  endBatch: () => void,
+): EventDevice {
+  return new EventLoopDevice(fd, sessionOf, endBatch)
 }

@@ -143,7 +143,11 @@ export function serveNbd(original: number, client: NbdClient, terms: SessionTerm
   serveInit(original, new Session(disk, terms))
   const device = openDevice('returns')
   cloneFuseDevice(device, original)
-  return serveEvents(device, interrupt => new Session(disk, terms, interrupt))
+  return serveEvents(
+    device,
+    interrupt => new Session(disk, terms, interrupt),
+    () => disk.endBatch?.(),
+  )
 }
 
 /** Serves a mount to its end. If it cannot be served, it is unmounted. */

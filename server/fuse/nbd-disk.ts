@@ -5,6 +5,8 @@ import { type FuseDisk, PENDING } from './disk.ts'
 import { type Exchange, errnoOfError } from './exchange.ts'
 
 const ZEROES = Buffer.alloc(2 ** 20)
+/** How the client of an export that becomes a file has to be: programs write as they like, and much at a time. */
+export const CLIENT_OPTIONS = { unaligned: 'read-modify-write', partSize: 2 ** 18 } as const
 /** Extents that are asked for at once while a hole is looked for. */
 const EXTENTS = 1024
 
@@ -57,6 +59,7 @@ export function nbdDisk(client: NbdClient): FuseDisk {
   return {
     canWrite: !flags.readOnly,
     blockSize: Math.min(Math.max(client.blockSizes.preferred, 512), 2 ** 16),
+    endBatch: () => client.endBatch(),
     size: () => client.size,
     usage: () => ({ allocated: client.size, changedAt }),
     read(exchange, length, offset) {

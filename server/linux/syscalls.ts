@@ -267,6 +267,17 @@ export function configureTcp(fd: number, liveness: Liveness): void {
   setSocketOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, liveness.unacknowledged * 1000)
 }
 
+const SO_SNDBUF = 7
+const UNIX_BUFFER_BYTES = 2 ** 18
+
+/**
+ * Lets a unix socket hold more than the kernel's 208 KiB, of which a part is for its own records: a reply or a request of
+ * 256 KiB is sent in one piece then. The kernel doubles the number, and cuts it down to net.core.wmem_max.
+ */
+export function configureUnix(fd: number): void {
+  setSocketOption(fd, SOL_SOCKET, SO_SNDBUF, UNIX_BUFFER_BYTES)
+}
+
 /** Process at the other end of a connected unix socket, as it was when it connected (SO_PEERCRED). */
 export function peerProcess(fd: number): { pid: number; uid: number; gid: number } {
   scratch.writeUInt32LE(12, 32)

@@ -106,6 +106,7 @@ export function createForwardBackend(config: ForwardConfig): Backend<NbdClient> 
       client.startPwrite(source, start, length, offset, fua, completion)
       return PENDING
     },
+    endBatch: client => client.endBatch(),
     flush(client, completion) {
       client.startFlush(completion)
       return PENDING

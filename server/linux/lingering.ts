@@ -1,0 +1,61 @@
+/**
+ * Whether to look for an answer for some microseconds in place of going to sleep. To sleep and to be woken up costs a
+ * caller with one request under way more than everything else that the request does, where the server is near.
+ */
+
+/** How long an answer is looked for, in ms: about what two wake-ups cost. */
+const LINGER_MS = 0.08
+/** Requests over which it is judged: while it is tried, and once it has proved right. */
+const [TRIAL, TERM] = [16, 256]
+/** Of these, the part that has to be answered in time. */
+const WORTH = 0.75
+/** Requests until the next trial after one that failed: doubled each time, up to the last. */
+const [FIRST_PAUSE, LAST_PAUSE] = [32, 16_384]
+
+/** Those who might keep each other waiting, and who of them had the last turn: only one that has it again may linger. */
+export interface Lingerers {
+  last: Lingering | undefined
+}
+
+/** Tries it with lone requests, keeps it where answers come in time, and tries ever more seldom where they do not. */
+export class Lingering {
+  readonly #all: Lingerers
+  #isOn = false
+  #requests = 0
+  #answered = 0
+  #pause = FIRST_PAUSE
+  #untilJudged = FIRST_PAUSE
+
+  constructor(all: Lingerers) {
+    this.#all = all
+  }
+
+  /** A lone request has been sent. Until when its answer should be looked for, in ms of `performance.now()`; 0: not at all. */
+  until(): number {
+    const isAlone = this.#all.last === this
+    this.#all.last = this
+    this.#requests++
+    if (this.#requests > this.#untilJudged) this.#judge()
+    return this.#isOn && isAlone ? performance.now() + LINGER_MS : 0
+  }
+
+  /** It came in time. */
+  answered(): void {
+    this.#answered++
+  }
+
+  #judge(): void {
+    const hasPaid = this.#answered >= WORTH * this.#untilJudged
+    if (hasPaid) this.#pause = FIRST_PAUSE
+    if (this.#isOn && !hasPaid) {
+      this.#isOn = false
+      this.#untilJudged = this.#pause
+      this.#pause = Math.min(2 * this.#pause, LAST_PAUSE)
+    } else {
+      this.#untilJudged = this.#isOn ? TERM : TRIAL
+      this.#isOn = true
+    }
+    this.#requests = 1
+    this.#answered = 0
+  }
+}
