@@ -6,7 +6,9 @@ import { GROUP, pool, poolPath, ready } from './disks.ts'
 import { type Cluster, eventually, type KubeObject, newNamespace, onCluster, useCluster } from './harness.ts'
 import { install, RELEASE_NAMESPACE } from './release.ts'
 
+/** StorageClasses: ext4, and xfs, which grows in use also where the kernel grants nobody CAP_SYS_RESOURCE. */
 export const CLASS = 'ondemand-disk-csi'
+export const XFS_CLASS = `${CLASS}-xfs`
 
 export interface CsiCluster extends AsyncDisposable {
   readonly cluster: Cluster
@@ -38,12 +40,15 @@ export async function useCsi(): Promise<CsiCluster> {
   const { name } = namespace
   await cluster.apply(pool(name, 'lab'))
   await ready(cluster, poolPath(name, 'lab'))
-  const storageClass = 'csi.storageClasses[0]'
-  await install(
-    cluster,
-    ...['csi.enabled=true', 'csi.logLevel=debug', `${storageClass}.name=${CLASS}`],
-    ...[`${storageClass}.pool=lab`, `${storageClass}.poolNamespace=${name}`],
+  const classes = [
+    [CLASS, 'ext4'],
+    [XFS_CLASS, 'xfs'],
+  ].flatMap(([className, filesystem], index) =>
+    Object.entries({ name: className, pool: 'lab', poolNamespace: name, filesystem }).map(
+      ([key, value]) => `csi.storageClasses[${index}].${key}=${value}`,
+    ),
   )
+  await install(cluster, 'csi.enabled=true', 'csi.logLevel=debug', ...classes)
   const before = await onNode()
   const sidecars = await startSidecars(cluster)
   await eventually('the kubelet knows the driver', PATIENCE, async () => {

@@ -7,6 +7,7 @@ import { type Cluster, eventually, type KubeObject } from './harness.ts'
 
 /** Milliseconds that anything may take on a machine that is busy with other things. */
 export const PATIENCE = 240_000
+const EXEC_PATIENCE = 60_000
 
 export const claim = (
   namespace: string,
@@ -36,7 +37,8 @@ export function podSpec(image: string, { block = false }: { block?: boolean } = 
         image,
         imagePullPolicy: 'IfNotPresent',
         command: ['sleep', 'infinity'],
-        securityContext: { ...RESTRICTED, runAsUser: 65534 },
+        // A device is root's.
+        securityContext: { ...RESTRICTED, runAsNonRoot: !block, runAsUser: block ? 0 : 65534 },
         ...(block
           ? { volumeDevices: [{ name: 'data', devicePath: '/dev/data' }] }
           : { volumeMounts: [{ name: 'data', mountPath: '/data' }] }),
@@ -82,9 +84,15 @@ export async function running(
   }
 }
 
-/** Runs a shell fragment in a pod. */
+/**
+ * Runs a shell fragment in a pod, and returns what it says. It may be run more than once: for a moment after a pod was made
+ * anew the kubelet looks for the container of the one before.
+ */
 export const inPod = (cluster: Cluster, namespace: string, name: string, command: string): Promise<string> =>
-  cluster.kubectl(['exec', '-n', namespace, name, '-c', 'main', '--', 'sh', '-ec', command])
+  eventually(`the pod ${name} runs ${command}`, EXEC_PATIENCE, async () => {
+    const args = ['exec', '-n', namespace, name, '-c', 'main', '--', 'sh', '-ec', command]
+    return { said: await cluster.kubectl(args) }
+  }).then(({ said }) => said)
 
 /** What of the driver's volumes this node has. */
 export async function onNode(): Promise<{

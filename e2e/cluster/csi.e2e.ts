@@ -3,7 +3,7 @@
  * cannot be had here, are stood in for by csi-sidecars.ts.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { CLASS, type CsiCluster, nothingLeft, onCsi, useCsi } from './csi-driver.ts'
+import { CLASS, type CsiCluster, nothingLeft, onCsi, useCsi, XFS_CLASS } from './csi-driver.ts'
 import { claim, inPod, onNode, PATIENCE, podOf, podSpec, running } from './csi-workloads.ts'
 import { type Cluster, eventually } from './harness.ts'
 
@@ -38,7 +38,7 @@ describe('PersistentVolumeClaims', () => {
           selector: { matchLabels: labels },
           template: { metadata: { labels }, spec: podSpec(cluster.clientImage) },
           volumeClaimTemplates: [
-            { ...claim(ns, 'data', { storageClass: CLASS }), metadata: { name: 'data' } },
+            { ...claim(ns, 'data', { storageClass: XFS_CLASS, size: '320Mi' }), metadata: { name: 'data' } },
           ],
         },
       })
@@ -55,7 +55,7 @@ describe('PersistentVolumeClaims', () => {
       const blocks = async () => Number(await inPod(cluster, ns, 'keeper-0', 'stat -fc %b /data'))
       const small = await blocks()
       await cluster.send('PATCH', path('persistentvolumeclaims', 'data-keeper-0'), {
-        spec: { resources: { requests: { storage: '128Mi' } } },
+        spec: { resources: { requests: { storage: '640Mi' } } },
       })
       await eventually('the filesystem has grown', PATIENCE, async () => (await blocks()) > 1.5 * small)
       expect(await inPod(cluster, ns, 'keeper-0', 'cat /data/file')).toBe('kept\n')
