@@ -28,7 +28,7 @@ const ATTACHER_FINALIZER = `external-attacher/${DRIVER.replaceAll('.', '-')}`
 const PROVISIONER_FINALIZER = 'external-provisioner.volume.kubernetes.io/finalizer'
 const POLL_MS = 250
 const CALL_MS = 60_000
-const WORKERS = 50
+const WORKERS = 100
 
 export interface Sidecars extends AsyncDisposable {
   /** A call at the driver's controller, as an administrator may make it. */
@@ -128,7 +128,7 @@ export async function startSidecars(cluster: Cluster): Promise<Sidecars> {
       const volume = volumes.find(({ metadata }) => metadata.name === claim.spec.volumeName)
       if (isOurs && claim.status.phase === 'Pending')
         once(`provision ${claim.metadata.uid}`, () => provision(claim))
-      if (volume && claim.status.phase === 'Bound')
+      if (volume && claim.status.phase === 'Bound' && isLarger(claim, volume))
         once(`resize ${claim.metadata.uid}`, () => resize(claim, volume))
     }
     for (const volume of volumes) {
@@ -245,8 +245,6 @@ export async function startSidecars(cluster: Cluster): Promise<Sidecars> {
 
   async function resize(claim: KubeObject, volume: KubeObject): Promise<void> {
     const wanted = bytes(claim.spec.resources.requests.storage)
-    const known = bytes(volume.spec.capacity.storage)
-    if (Number(wanted) <= Number(known)) return
     const { capacityBytes, nodeExpansionRequired } = await controller('ControllerExpandVolume', {
       volumeId: volume.spec.csi.volumeHandle,
       capacityRange: { requiredBytes: wanted },
@@ -284,6 +282,9 @@ export async function startSidecars(cluster: Cluster): Promise<Sidecars> {
     },
   }
 }
+
+const isLarger = (claim: KubeObject, volume: KubeObject) =>
+  Number(bytes(claim.spec.resources.requests.storage)) > Number(bytes(volume.spec.capacity.storage))
 
 const UNITS: Readonly<Record<string, number>> = { '': 1, Ki: 2 ** 10, Mi: 2 ** 20, Gi: 2 ** 30 }
 

@@ -103,7 +103,7 @@ test('a node that lives, and has lost the volume, writes nothing more', async ()
   const second = await attach(uriOfSecond, { readOnly: false, via: 'fuse' })
   await write(second.device, 3)
   await expect(write(first.device, 4)).rejects.toMatchObject({ code: 'EIO' })
-  await detach(first.device, { lazy: true })
+  await detach(first.device)
   await expect(attach(uriOfFirst, { readOnly: false, via: 'fuse' })).rejects.toThrow('ticket is not valid')
   await expect(attach(pool.uri('fenced'), { readOnly: true, via: 'fuse' })).rejects.toThrow(
     'to whom it has been given',
