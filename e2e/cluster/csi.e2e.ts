@@ -116,7 +116,8 @@ test('50 claims at once are bound and mounted, and leave nothing when they are d
     },
   })
   await running(cluster, ns, 'many', 3 * PATIENCE)
-  const written = 'for d in /data/*; do echo "$d" >"$d/name"; sync "$d/name"; done; cat /data/*/name | sort -u | wc -l'
+  const written =
+    'for d in /data/*; do echo "$d" >"$d/name"; sync "$d/name"; done; cat /data/*/name | sort -u | wc -l'
   expect((await inPod(cluster, ns, 'many', written)).trim()).toBe(String(COUNT))
   expect((await onNode()).disks).toBe(COUNT)
   await remove('pods', 'many')
