@@ -93,6 +93,10 @@ const isClaimed = ({ metadata }: OnDemandDisk) => metadata.finalizers?.includes(
 
 async function main(): Promise<void> {
   process.stderr.write('Starting a control plane\n')
+  const { GOGC } = process.env
+  remark(
+    `API server and etcd, whose files are in memory, run with GOGC=${GOGC ?? '100, which is the default'}.`,
+  )
   await using plane = await startControlPlane()
   const { client, kubeconfig } = plane
   await using pod = await asPod(kubeconfig)
