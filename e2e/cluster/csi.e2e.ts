@@ -4,7 +4,7 @@
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { CLASS, type CsiCluster, nothingLeft, onCsi, useCsi, XFS_CLASS } from './csi-driver.ts'
-import { claim, inPod, onNode, PATIENCE, podOf, podSpec, running } from './csi-workloads.ts'
+import { claim, inPod, PATIENCE, podOf, podSpec, running } from './csi-workloads.ts'
 import { type Cluster, eventually } from './harness.ts'
 
 const LONG = { timeout: 2 * PATIENCE }
@@ -93,34 +93,4 @@ describe('PersistentVolumeClaims', () => {
     await remove('persistentvolumeclaims', 'raw')
     await nothingLeft(csi)
   })
-})
-
-const COUNT = 50
-
-test('50 claims at once are bound and mounted, and leave nothing when they are deleted at once', {
-  timeout: 4 * PATIENCE,
-}, async () => {
-  const names = Array.from({ length: COUNT }, (_, index) => `many-${index}`)
-  await cluster.apply(...names.map(name => claim(ns, name, { size: '16Mi', storageClass: CLASS })))
-  // One pod has them all, each mounted: the volumes are what is counted here, not pods.
-  const spec = podSpec(cluster.clientImage)
-  const [container] = spec.containers
-  await cluster.apply({
-    apiVersion: 'v1',
-    kind: 'Pod',
-    metadata: { namespace: ns, name: 'many' },
-    spec: {
-      ...spec,
-      containers: [{ ...container, volumeMounts: names.map(name => ({ name, mountPath: `/data/${name}` })) }],
-      volumes: names.map(name => ({ name, persistentVolumeClaim: { claimName: name } })),
-    },
-  })
-  await running(cluster, ns, 'many', 3 * PATIENCE)
-  const written =
-    'for d in /data/*; do echo "$d" >"$d/name"; sync "$d/name"; done; cat /data/*/name | sort -u | wc -l'
-  expect((await inPod(cluster, ns, 'many', written)).trim()).toBe(String(COUNT))
-  expect((await onNode()).disks).toBe(COUNT)
-  await remove('pods', 'many')
-  await Promise.all(names.map(name => remove('persistentvolumeclaims', name)))
-  await nothingLeft(csi)
 })

@@ -266,7 +266,8 @@ describe('Controller Service', () => {
     const { volumeId } = await again(() => make({}, name))
     const { publishContext } = await again(() => publish(volumeId, 'node-a'))
     expect(publishContext).toEqual({
-      uri: `nbd://lab.default.svc:10809/${volumeId.split('/')[1]}`,
+      // The last part is the ticket of this publication.
+      uri: expect.stringMatching(`^nbd://lab\\.default\\.svc:10809/${volumeId.split('/')[1]}/[0-9a-f]{24}$`),
       readonly: 'false',
       filesystem: 'ext4',
     })
