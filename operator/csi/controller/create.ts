@@ -124,11 +124,8 @@ export async function deleteVolume(volumes: Volumes, volumeId: string, call: Cal
     try {
       await volumes.remove(disk, true, call)
     } catch (error) {
-      if (hasCode(error, 'Conflict')) {
-        throw new RpcError('ABORTED', `The volume ${volumeId} has changed meanwhile. Try again.`, {
-          cause: error,
-        })
-      }
+      // Somebody has published it, or its status has changed: it is looked at anew.
+      if (hasCode(error, 'Conflict')) return await deleteVolume(volumes, volumeId, call)
       if (!hasCode(error, 'NotFound')) throw error
     }
   }
