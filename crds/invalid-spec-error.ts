@@ -13,3 +13,13 @@ export class InvalidSpecError extends Error {
     this.reason = reason
   }
 }
+
+/** What `check` returns, or what it finds wrong. Other errors are thrown. */
+export function orInvalid<T>(check: () => T): T | InvalidSpecError {
+  try {
+    return check()
+  } catch (error) {
+    if (error instanceof InvalidSpecError) return error
+    throw error
+  }
+}

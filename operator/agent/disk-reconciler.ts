@@ -2,7 +2,8 @@
 import type { DiskPool } from '../../crds/diskpool.ts'
 import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
 import type { NameRules } from '../../crds/export-name.ts'
-import { InvalidSpecError, type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
+import { InvalidSpecError, orInvalid } from '../../crds/invalid-spec-error.ts'
+import { type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { ON_DEMAND_DISKS } from '../../crds/resources.ts'
 import type { KubeClient } from '../kube/client.ts'
 import { writeStatus } from '../kube/conditions.ts'
@@ -69,18 +70,9 @@ const parsedDisks: Readonly<Record<NameRules, WeakMap<OnDemandDisk, Parsed>>> = 
 export function parseDisk(disk: OnDemandDisk, names: NameRules): Parsed {
   const known = parsedDisks[names].get(disk)
   if (known !== undefined) return known
-  const parsed = parse(disk, names)
+  const parsed = orInvalid(() => parseOnDemandDisk(disk, { names }))
   parsedDisks[names].set(disk, parsed)
   return parsed
-}
-
-function parse(disk: OnDemandDisk, names: NameRules): Parsed {
-  try {
-    return parseOnDemandDisk(disk, { names })
-  } catch (error) {
-    if (error instanceof InvalidSpecError) return error
-    throw error
-  }
 }
 
 export const nameRules = (pool: DiskPool | undefined): NameRules =>

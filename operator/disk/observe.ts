@@ -1,7 +1,8 @@
 /** Looks at a disk: from the stores, and from the API server itself where a store that is behind would mislead. */
 import { type DiskPool, parseDiskPool } from '../../crds/diskpool.ts'
 import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
-import { InvalidSpecError, type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
+import { InvalidSpecError, orInvalid } from '../../crds/invalid-spec-error.ts'
+import { type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { JOBS, type Job, type PersistentVolumeClaim, type Pod } from '../kube/objects.ts'
 import { keyOf, refOf } from '../kube/store.ts'
 import { type JobView, viewJob } from '../pool/job-view.ts'
@@ -96,23 +97,14 @@ const pools = new WeakMap<DiskPool, DiskPool | InvalidSpecError>()
 export function parsedPool(pool: DiskPool): DiskPool | InvalidSpecError {
   const known = pools.get(pool)
   if (known) return known
-  const result = check(() => parseDiskPool(pool))
+  const result = orInvalid(() => parseDiskPool(pool))
   pools.set(pool, result)
   return result
 }
 
 function parsed(disk: OnDemandDisk, pool: DiskPool | undefined): OnDemandDisk | InvalidSpecError {
   const names = pool?.spec?.exportNames === 'Relaxed' ? 'relaxed' : 'strict'
-  return check(() => parseOnDemandDisk(disk, { names }))
-}
-
-function check<T>(parse: () => T): T | InvalidSpecError {
-  try {
-    return parse()
-  } catch (error) {
-    if (error instanceof InvalidSpecError) return error
-    throw error
-  }
+  return orInvalid(() => parseOnDemandDisk(disk, { names }))
 }
 
 /** The pool of a name, as far as what is in it is concerned. */

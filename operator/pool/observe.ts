@@ -1,7 +1,7 @@
 /** Looks at a pool. */
-import { type DiskPool, parseDiskPool } from '../../crds/diskpool.ts'
+import { parseDiskPool } from '../../crds/diskpool.ts'
 import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
-import { InvalidSpecError } from '../../crds/invalid-spec-error.ts'
+import { InvalidSpecError, orInvalid } from '../../crds/invalid-spec-error.ts'
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { parseQuantity } from '../../crds/quantity.ts'
 import type { KubeObject } from '../kube/objects.ts'
@@ -31,7 +31,7 @@ export async function observePool(
   const stored = world.pools.get(namespace, name)
   const pool = stored && world.freshPools.latest(key, stored)
   if (!pool) return undefined
-  const parsed = parse(pool)
+  const parsed = orInvalid(() => parseDiskPool(pool))
   const names = poolNames(name)
   const isDeleted = pool.metadata.deletionTimestamp !== undefined
   const job = world.freshJobs.latest(
@@ -50,15 +50,6 @@ export async function observePool(
     settings,
     now: world.now(),
     spareJobUid: job?.metadata.uid,
-  }
-}
-
-function parse(pool: DiskPool): DiskPool | InvalidSpecError {
-  try {
-    return parseDiskPool(pool)
-  } catch (error) {
-    if (error instanceof InvalidSpecError) return error
-    throw error
   }
 }
 

@@ -3,8 +3,9 @@ import { expect, test } from 'vitest'
 import { type DiskSnapshot, parseDiskSnapshot } from '../../crds/disksnapshot.ts'
 import type { InvalidSpecError } from '../../crds/invalid-spec-error.ts'
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
+import type { SourceView } from '../disk/observed.ts'
 import { ACCEPTED_ANNOTATION, FINALIZER, POOL_LABEL } from '../terms/names.ts'
-import { type DiskView, planSnapshot, type SnapshotObserved, viewDisk } from './plan.ts'
+import { planSnapshot, type SnapshotObserved, viewDisk } from './plan.ts'
 
 interface Given {
   readonly conditions?: readonly string[]
@@ -15,7 +16,7 @@ interface Given {
   readonly observed?: Partial<SnapshotObserved>
 }
 
-const DISK: DiskView = { state: 'ready', uid: 'd', poolName: 'lab', size: 4096, filesystem: 'ext4' }
+const DISK: SourceView = { state: 'ready', uid: 'd', poolName: 'lab', size: 4096, filesystem: 'ext4' }
 
 function see({ conditions = [], spec, claimed = true, deleted = false, readyToUse, observed }: Given = {}) {
   const snapshot = {

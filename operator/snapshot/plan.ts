@@ -1,8 +1,9 @@
 /** What is to be done for a snapshot, decided from what is seen of it, and from nothing else. */
 import { checkSnapshotTransition, type DiskSnapshot } from '../../crds/disksnapshot.ts'
-import { InvalidSpecError } from '../../crds/invalid-spec-error.ts'
+import { InvalidSpecError, orInvalid } from '../../crds/invalid-spec-error.ts'
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { quote } from '../../crds/quote.ts'
+import type { SourceView } from '../disk/observed.ts'
 import type { ConditionChange, StatusChange } from '../kube/conditions.ts'
 import type { EventNote } from '../kube/events.ts'
 import type { Refusal } from '../terms/allotment.ts'
@@ -15,24 +16,12 @@ export interface SnapshotObserved {
   readonly snapshot: DiskSnapshot
   /** The object checked, or what is wrong with it. */
   readonly parsed: DiskSnapshot | InvalidSpecError
-  readonly disk: DiskView
+  /** The disk that it is to be of. */
+  readonly disk: SourceView
   readonly pool: PoolView
   /** Why the pool has no place for it. */
   readonly refusal?: Refusal | undefined
 }
-
-/** The disk that it is to be of. */
-export type DiskView =
-  | { readonly state: 'missing' }
-  | { readonly state: 'not ready'; readonly message: string }
-  | {
-      readonly state: 'ready'
-      readonly uid: string
-      readonly poolName: string
-      /** Bytes. */
-      readonly size: number
-      readonly filesystem: string | undefined
-    }
 
 export interface PoolView {
   readonly state: 'missing' | 'invalid' | 'there' | 'deleting'
@@ -70,13 +59,8 @@ export function planSnapshot(observed: SnapshotObserved): SnapshotPlan {
 function changedField(snapshot: DiskSnapshot): InvalidSpecError | undefined {
   const diskName = snapshot.metadata.annotations?.[ACCEPTED_ANNOTATION]
   if (diskName === undefined) return undefined
-  try {
-    checkSnapshotTransition({ spec: { diskName } }, snapshot)
-    return undefined
-  } catch (error) {
-    if (error instanceof InvalidSpecError) return error
-    throw error
-  }
+  const problem = orInvalid(() => checkSnapshotTransition({ spec: { diskName } }, snapshot))
+  return problem instanceof InvalidSpecError ? problem : undefined
 }
 
 /** The snapshot gets its place, and what it is of is noted, at one stroke; from then on it is the agent's. */
@@ -179,7 +163,7 @@ function conditionOf({ status: state }: DiskSnapshot, type: string) {
 }
 
 /** What a disk is to a snapshot that wants to be of it. */
-export function viewDisk(disk: OnDemandDisk | undefined, size: number): DiskView {
+export function viewDisk(disk: OnDemandDisk | undefined, size: number): SourceView {
   if (disk === undefined) return { state: 'missing' }
   const { metadata, spec, status: state } = disk
   if (metadata.deletionTimestamp !== undefined) return { state: 'not ready', message: 'is being deleted.' }

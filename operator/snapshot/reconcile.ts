@@ -1,6 +1,6 @@
 /** One snapshot at a time: looks at it, and takes the steps of its plan. */
 import { type DiskSnapshot, parseDiskSnapshot } from '../../crds/disksnapshot.ts'
-import { InvalidSpecError } from '../../crds/invalid-spec-error.ts'
+import { orInvalid } from '../../crds/invalid-spec-error.ts'
 import { viewPool } from '../disk/observe.ts'
 import { isTrue } from '../disk/observed.ts'
 import { writeStatus } from '../kube/conditions.ts'
@@ -37,7 +37,8 @@ export async function reconcileSnapshot(
   const poolKey = `${namespace}/${poolName}`
   const wants = !isAccepted(snapshot) && disk.state === 'ready' && deletionTimestamp === undefined
   const refusal = wants ? snapshotRefusal(disk.size, usedOf(world, poolKey, uid), pool.quota) : undefined
-  const plan = planSnapshot({ snapshot, parsed: parse(snapshot), disk, pool, refusal })
+  const parsed = orInvalid(() => parseDiskSnapshot(snapshot))
+  const plan = planSnapshot({ snapshot, parsed, disk, pool, refusal })
   if (wants && refusal === undefined) world.startingSnapshots.set(uid, { pool: poolKey, size: disk.size })
   try {
     let latest = snapshot
@@ -64,15 +65,6 @@ function usedOf(world: World, pool: string, except: string): number {
     if (isStarted) used += disk.status?.size ?? sizeOf(disk)
   }
   return used
-}
-
-function parse(snapshot: DiskSnapshot): DiskSnapshot | InvalidSpecError {
-  try {
-    return parseDiskSnapshot(snapshot)
-  } catch (error) {
-    if (error instanceof InvalidSpecError) return error
-    throw error
-  }
 }
 
 /** Returns the snapshot where it was written. */
