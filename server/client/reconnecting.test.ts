@@ -347,11 +347,14 @@ describe('An export that is not what it was is used no more', () => {
 })
 
 test('A refusal that is final ends all waiting', async () => {
+  const seen: string[] = []
   const { client, server } = await changing(() => ({}), answered, {
-    isFinal: error => /refused|reached/.test(error.message),
+    retryMs: 3_600_000,
+    isFinal: error => seen.push(error.message) === 2,
   })
   await server.stop()
   await expect(client.pread(Buffer.alloc(512), 0, 512, 0)).rejects.toBeInstanceOf(ConnectionError)
+  expect(seen).toHaveLength(2)
   await client.close()
 })
 
