@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { firstByteScript } from '../first-byte.ts'
 import { type ClientPod, startClients } from './client.ts'
 import { becomes, condition, GROUP, pool, poolPath, ready, uriOf } from './disks.ts'
 import { type Cluster, eventually, type KubeObject, newNamespace, onCluster, useCluster } from './harness.ts'
@@ -48,18 +49,7 @@ const disks = async (poolName: string): Promise<KubeObject[]> => {
   return items.filter(({ spec }: KubeObject) => spec.poolName === poolName)
 }
 
-/** Connects, reads the superblock of ext4, and prints how many milliseconds that took for each name. */
-const CONNECT = `
-import nbd, sys, time
-for uri in sys.argv[1:]:
-    begin = time.monotonic()
-    h = nbd.NBD()
-    h.connect_uri(uri)
-    magic = h.pread(2, 1024 + 56)
-    print((time.monotonic() - begin) * 1000, flush=True)
-    assert magic == b'\\x53\\xef', 'no ext4'
-    h.shutdown()
-`
+const CONNECT = firstByteScript(0)
 
 describe('Connecting to a name that there is not', () => {
   test('makes an object of it, and serves the disk once it is formatted', async () => {

@@ -374,18 +374,20 @@ for at in range(0, 256 << 20, 1 << 20): h.pwrite(os.urandom(1 << 20), at)
 h.flush(); h.shutdown()`
     await check(PYTHON, ['-c', fill, uriOf(volume.volumeId)], { timeout: 120_000 })
     const source = await pathOf(volume.volumeId)
-    for (const [round, program] of (['agent', 'nbd', 'operator'] as const).entries()) {
-      const [name, cloneName] = [newName(), newName()]
-      const taking = driver
-        .call('CreateSnapshot', { sourceVolumeId: volume.volumeId, name }, 2000)
-        .catch(() => undefined)
-      // Not later than when there is something to be interrupted.
-      await vi
+    /** Not later than when there is something to be interrupted. */
+    const copying = () =>
+      vi
         .waitFor(async () => expect(await readdir(join(pool.volume, 'copies'))).not.toEqual([]), {
           timeout: 20_000,
           interval: 5,
         })
         .catch(() => {})
+    for (const [round, program] of (['agent', 'nbd', 'operator'] as const).entries()) {
+      const [name, cloneName] = [newName(), newName()]
+      const taking = driver
+        .call('CreateSnapshot', { sourceVolumeId: volume.volumeId, name }, 2000)
+        .catch(() => undefined)
+      await copying()
       await pool[program].kill()
       await sleep(round * 100)
       await pool[program].start()
@@ -395,12 +397,7 @@ h.flush(); h.shutdown()`
       await check('cmp', [source, join(pool.volume, 'snapshots', uid)])
       const fields = { volumeCapabilities: [block], volumeContentSource: fromSnapshot(snapshotId) }
       const cloning = makeVolume(fields, cloneName, 256 * MIB).catch(() => undefined)
-      await vi
-        .waitFor(async () => expect(await readdir(join(pool.volume, 'copies'))).not.toEqual([]), {
-          timeout: 20_000,
-          interval: 5,
-        })
-        .catch(() => {})
+      await copying()
       await pool[program].kill()
       await pool[program].start()
       await cloning

@@ -1,5 +1,6 @@
 /** How long a client waits that connects to a new name where a spare is left: operator, agent and server for real. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { firstByteScript } from '../../e2e/first-byte.ts'
 import { check } from '../../e2e/harness.ts'
 import { startPool } from '../../e2e/kube/pool.ts'
 import { report } from './report.ts'
@@ -7,20 +8,6 @@ import { report } from './report.ts'
 const CLIENTS = 20
 /** Clients come one after the other, so far apart, in s: who comes next does not pay for what the last one left to do. */
 const APART = 0.5
-
-/** Connects to each URI and reads the superblock of ext4; prints the milliseconds that it took. */
-const CONNECT = `
-import nbd, sys, time
-for uri in sys.argv[1:]:
-    begin = time.monotonic()
-    h = nbd.NBD()
-    h.connect_uri(uri)
-    magic = h.pread(2, 1024 + 56)
-    print((time.monotonic() - begin) * 1000, flush=True)
-    assert magic == b'\\x53\\xef', 'no ext4'
-    h.shutdown()
-    time.sleep(${APART})
-`
 
 export async function measureSpares(): Promise<void> {
   process.stderr.write('A pool with spares\n')
@@ -33,7 +20,7 @@ export async function measureSpares(): Promise<void> {
     await sleep(200)
   }
   const uris = Array.from({ length: CLIENTS + 1 }, (_, index) => pool.uri(`client-${index}`))
-  const said = await check('/usr/bin/python3', ['-c', CONNECT, ...uris], { timeout: 120_000 })
+  const said = await check('/usr/bin/python3', ['-c', firstByteScript(APART), ...uris], { timeout: 120_000 })
   const [, ...times] = said.trim().split('\n').map(Number)
   times.sort((one, other) => one - other)
   const median = times[Math.floor(times.length / 2)] ?? Number.NaN
