@@ -45,14 +45,21 @@ async function run(files: string[], environment: Record<string, string> = {}) {
   })
   const read = (name: string) =>
     existsSync(`${logs}/${name}`) ? readFileSync(`${logs}/${name}`, 'utf8') : ''
-  return { status, output, counts: read('case.counts').trim(), skipped: read('case.skipped') }
+  return {
+    status,
+    output,
+    counts: read('case.counts').trim(),
+    skipped: read('case.skipped'),
+    failed: read('case.failed'),
+  }
 }
 
 describe.concurrent('The tally of a test run', async () => {
   test('counts what passed, failed and was skipped with a reason', async () => {
-    const { status, counts, skipped } = await run(['pass', 'fail', 'excused'])
+    const { status, counts, skipped, failed } = await run(['pass', 'fail', 'excused'])
     expect({ status, counts }).toEqual({ status: 1, counts: '1 1 1' })
     expect(skipped).toBe('  excused.case.ts > a: there is no qemu\n')
+    expect(failed).toBe('  fail.case.ts > a: wrong\n')
   })
 
   test('lets a run with an excused skip succeed, and prints the reason where nobody sums up', async () => {
@@ -72,10 +79,17 @@ describe.concurrent('The tally of a test run', async () => {
   })
 
   test('counts what broke outside a test', async () => {
-    expect(await run(['broken'])).toMatchObject({ status: 1, counts: '0 1 0' })
-    expect(await run(['rejection'])).toMatchObject({ status: 1, counts: '1 1 0' })
-    const { status, counts } = await run(['hook'])
+    const broken = await run(['broken'])
+    expect(broken).toMatchObject({ status: 1, counts: '0 1 0', failed: '  broken.case.ts: does not load\n' })
+    const rejection = await run(['rejection'])
+    expect(rejection).toMatchObject({
+      status: 1,
+      counts: '1 1 0',
+      failed: '  Outside a test: nobody waits\n',
+    })
+    const { status, counts, failed } = await run(['hook'])
     expect(status).toBe(1)
     expect(counts).toMatch(/^0 [1-9] 0$/)
+    expect(failed).toContain('hook.case.ts: no hook')
   })
 })

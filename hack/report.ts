@@ -8,23 +8,31 @@ export interface Tally {
   skipped: number
 }
 
+/** What a run has to say beside its counts, a line each. */
+interface Names {
+  readonly skips: string[]
+  readonly failures: string[]
+}
+
 /**
  * Counts the tests of a run and names each skipped one with its reason. A skip fails the run when it says no
  * reason (`context.skip('the reason')` does), and always when `strict`: a machine of CI must run everything.
  *
  * With `logs`, a folder, it also leaves there `SUITE.counts` (`passed failed skipped`) and, where there are any,
- * `SUITE.skipped` (a line each), for `hack/test` to sum up.
+ * `SUITE.skipped` and `SUITE.failed` (a line each), for `hack/test` to sum up.
  */
 export function tallyReporter(strict: boolean, logs?: { folder: string; suite: string }): Reporter {
   return {
     onTestRunEnd(modules, unhandledErrors) {
-      const { tally, skips } = count(modules, strict)
+      const { tally, skips, failures } = count(modules, strict)
       tally.failed += unhandledErrors.length
+      failures.push(...unhandledErrors.map(({ message }) => failureText('Outside a test', message)))
       if (tally.failed > 0) process.exitCode = 1
       if (logs) {
         const { folder, suite } = logs
         writeFileSync(`${folder}/${suite}.counts`, `${tally.passed} ${tally.failed} ${tally.skipped}\n`)
         if (skips.length > 0) appendFileSync(`${folder}/${suite}.skipped`, skips.join(''))
+        if (failures.length > 0) appendFileSync(`${folder}/${suite}.failed`, failures.join(''))
       } else if (skips.length > 0) {
         process.stdout.write(`\nSkipped:\n${skips.join('')}`)
       }
@@ -32,22 +40,29 @@ export function tallyReporter(strict: boolean, logs?: { folder: string; suite: s
   }
 }
 
-function count(modules: readonly TestModule[], strict: boolean): { tally: Tally; skips: string[] } {
+const failureText = (where: string, message = '') => `  ${where}: ${message.split('\n', 1)[0]}\n`
+
+function count(modules: readonly TestModule[], strict: boolean): Names & { tally: Tally } {
   const tally: Tally = { passed: 0, failed: 0, skipped: 0 }
   const skips: string[] = []
+  const failures: string[] = []
   for (const module of modules) {
     // A module that does not load, or a hook that fails, is a failure without a test of its own.
-    tally.failed += module.errors().length
-    let broken = module.errors().length > 0
-    for (const suite of module.children.allSuites()) {
-      tally.failed += suite.errors().length
-      broken ||= suite.errors().length > 0
+    let broken = false
+    for (const part of [module, ...module.children.allSuites()]) {
+      for (const { message } of part.errors()) {
+        tally.failed++
+        broken = true
+        failures.push(failureText(module.relativeModuleId, message))
+      }
     }
     for (const test of module.children.allTests()) {
       const result = test.result()
       if (result.state === 'passed') tally.passed++
-      else if (result.state === 'failed') tally.failed++
-      else {
+      else if (result.state === 'failed') {
+        tally.failed++
+        failures.push(failureText(`${module.relativeModuleId} > ${test.fullName}`, result.errors[0]?.message))
+      } else {
         const reason = result.state === 'skipped' ? result.note : undefined
         const forbidden = strict || !reason
         tally[forbidden ? 'failed' : 'skipped']++
@@ -60,5 +75,5 @@ function count(modules: readonly TestModule[], strict: boolean): { tally: Tally;
       }
     }
   }
-  return { tally, skips }
+  return { tally, skips, failures }
 }

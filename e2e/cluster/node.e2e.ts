@@ -69,7 +69,13 @@ describe('The server in a pod, without an operator', () => {
       return endpoints?.subsets?.[0]?.addresses?.length === 1
     })
     const uri = `nbd://disks.${namespace.name}.svc.cluster.local/alice`
-    expect(await a.exec('nbdinfo', '--size', uri)).toBe(`${64 * 1024 ** 2}\n`)
+    // kube-proxy learns of the endpoint when we do, and refuses whoever comes before it has told the kernel.
+    const size = await eventually('the Service leads to the pod', 60_000, () =>
+      a.exec('nbdinfo', '--size', uri),
+    )
+    expect(size).toBe(`${64 * 1024 ** 2}\n`)
     await expect(b.exec('nbdinfo', '--size', uri)).rejects.toThrow('nbdinfo')
+    const log = await cluster.kubectl(['logs', '-n', namespace.name, 'server'])
+    expect(log).toContain(`Client ${b.ip} is refused by deny rule`)
   })
 })

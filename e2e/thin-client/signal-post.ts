@@ -8,7 +8,8 @@ export interface SignalPost extends Disposable {
 }
 
 export async function signalPost(): Promise<SignalPost> {
-  const server = createServer(socket => {
+  // The thin client's nc ends its own side at once, and would be let go by a server that answers that.
+  const server = createServer({ allowHalfOpen: true }, socket => {
     socket.on('error', () => undefined)
     sockets.add(socket)
   })
