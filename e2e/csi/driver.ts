@@ -21,6 +21,8 @@ type Sent<T> = T extends string | boolean
 
 export interface Driver extends AsyncDisposable {
   readonly path: string
+  /** Of the program that was started. */
+  readonly pid: number
   /** Rejects with Refused. The deadline is in ms from now. */
   call<Name extends keyof AllMethods>(
     method: Name,
@@ -53,7 +55,8 @@ let count = 0
 type Callback = (error: ServiceError | null, value: unknown) => void
 type Methods = Readonly<Record<string, (request: object, options: object, callback: Callback) => void>>
 
-export async function startDriver(args: readonly string[]): Promise<Driver> {
+/** `within`: a program, with its arguments, that runs the driver. */
+export async function startDriver(args: readonly string[], within: readonly string[] = []): Promise<Driver> {
   const path = join(tmpdir(), `ondemand-disk-csi-${process.pid}-${count++}.sock`)
   let child: ChildProcess | undefined
   let text = ''
@@ -74,6 +77,9 @@ export async function startDriver(args: readonly string[]): Promise<Driver> {
 
   const driver: Driver = {
     path,
+    get pid() {
+      return child?.pid ?? -1
+    },
     log: () => text,
     call: (method, request, deadlineMs) => raw(method, request ?? {}, deadlineMs) as never,
     raw,
@@ -86,11 +92,9 @@ export async function startDriver(args: readonly string[]): Promise<Driver> {
       child = undefined
     },
     async start() {
-      const running = spawn(
-        join(checkout, 'hack/ondemand-disk-operator'),
-        ['csi', '--endpoint', `unix://${path}`, '--log-level', 'debug', ...args],
-        { stdio: ['ignore', 'ignore', 'pipe'] },
-      )
+      const own = ['csi', '--endpoint', `unix://${path}`, '--log-level', 'debug', ...args]
+      const [program = '', ...rest] = [...within, join(checkout, 'hack/ondemand-disk-operator'), ...own]
+      const running = spawn(program, rest, { stdio: ['ignore', 'ignore', 'pipe'] })
       child = running
       let said = ''
       await new Promise<void>((resolve, reject) => {

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { hasCode } from '../../operator/kube/kube-error.ts'
 import { JOBS } from '../../operator/kube/objects.ts'
 import { run } from '../harness.ts'
+import { randomFrom } from '../random.ts'
 import { NAMESPACE, type Program, patience, startPool, type TestPool } from './pool.ts'
 
 const MIB = 2 ** 20
@@ -24,17 +25,6 @@ beforeAll(async () => {
 afterAll(async () => {
   await pool?.[Symbol.asyncDispose]()
 })
-
-/** Numbers from 0 to below 1 (mulberry32). */
-function randomFrom(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
-}
 
 /** Writes a mark into the disk unless it has one, and says which it has. */
 const MARK = `import nbd, sys
