@@ -125,9 +125,10 @@ export interface Backend<Handle = unknown> {
 
   /**
    * All operations that came together have been started. A backend that gathers what it has to send can send it now,
-   * and end operations whose answer comes at once. Must return in microseconds.
+   * and end operations whose answer comes at once. Must return in microseconds. `isLone`: there is one operation, and no
+   * other client has been active for some ms, so that a few hundred microseconds of waiting hold nobody up.
    */
-  endBatch?(handle: Handle): void
+  endBatch?(handle: Handle, isLone: boolean): void
 
   // What this handle can do, asked once after `open`. Without the callback of an operation it is never asked.
   /** May this handle be written? Default: there is a `pwrite`. */

@@ -2,8 +2,9 @@ import { closeSync, readlinkSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
 import koffi from 'koffi'
 import { expect, onTestFinished, test } from 'vitest'
-import { Channel, type Receiver } from './channel.ts'
+import { Channel } from './channel.ts'
 import { takeHandle } from './handle.ts'
+import type { Receiver } from './receiver.ts'
 import { connectRaw, type RawClient } from './test-client.ts'
 
 /** A channel and the client at its other end. */

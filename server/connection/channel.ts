@@ -8,6 +8,7 @@ import { ERRNO, SystemCallError } from '../linux/errno.ts'
 import { type Lingerers, Lingering } from '../linux/lingering.ts'
 import { addressOf, lastErrno, nap, peerState, tryReceive, trySend } from '../linux/syscalls.ts'
 import type { DescriptorHandle } from './handle.ts'
+import type { Receiver } from './receiver.ts'
 import { type TlsAcceptor, tlsFailure } from './tls.ts'
 import { Burst, RECORD_LENGTH, receiveRecords, sendRecords } from './tls-stream.ts'
 
@@ -26,42 +27,11 @@ const headArea = area.subarray(0, 16 * 2 ** 10)
 /** Who was the last to wait for more requests, and when, in ms. */
 let napper: Channel | undefined
 let nappedAt = 0
-/** Requests that one connection may have answered so before others get their turn. */
-const LINGER_ROUNDS = 16
+/** For how long one connection may have its requests looked for before others get their turn, in ms. */
+const LINGER_TURN_MS = 1
 const lingerers: Lingerers = { last: undefined }
 /** How long the wait of one connection serves the others too, in ms. */
 const NAP_SERVES_MS = 0.1
-
-/** What listens to a channel; changes when the handshake ends. */
-export interface Receiver {
-  /**
-   * Takes bytes from `start` on and returns the index behind what it has consumed. The rest is offered
-   * again with what follows. The buffer is only valid during the call.
-   */
-  receive(buffer: Buffer, start: number, end: number): number
-  /** How long more bytes may be waited for before those that are there are offered, in microseconds. */
-  readonly gathering?: { readonly micros: number }
-  /**
-   * `target`: where the next bytes should be put, if that is known; valid until it is filled or the connection is over.
-   * `isInPlace`: large data is likely to come, for which there will be a target.
-   */
-  readonly payload?: { target(): Buffer | undefined; readonly isInPlace: boolean }
-  /**
-   * The last request was alone, and a backend that waits for somebody else has answered it without delay: the next one
-   * will come soon, and it is worth not to sleep until then.
-   */
-  readonly isDone?: boolean
-  /** So many bytes have been put where `payload.target` said. */
-  filled?(length: number): void
-  /** True while no more bytes should be read; the receiver calls `channel.proceed()` when that ends. */
-  readonly blocked: boolean
-  /** The client has sent its last byte. */
-  ended(): void
-  /** The socket has taken what was kept back. */
-  drained(): void
-  /** The connection is over; `error` if it broke. Called once. */
-  closed(error: Error | undefined): void
-}
 
 export class Channel {
   readonly fd: number
@@ -328,21 +298,29 @@ export class Channel {
   }
 
   #received(arrived: number): boolean {
-    this.#take(arrived)
-    for (let round = 0; round < LINGER_ROUNDS; round++) {
-      const more = this.#linger()
-      if (more <= 0) break
-      this.#take(more)
-    }
+    const end = performance.now() + LINGER_TURN_MS
+    let length = arrived
+    do {
+      this.#take(length)
+      length = this.#linger(end)
+    } while (length > 0)
     return true
   }
 
-  /** Looks for the next request of a client that has one at a time under way; returns the bytes that came. */
-  #linger(): number {
+  /** Could the next request be there in a moment? */
+  get #mayLinger(): boolean {
     const receiver = this.#receiver
-    if (!receiver?.isDone || receiver.blocked || this.#leftover !== undefined) return 0
-    if (this.#closing || this.#secured !== undefined || this.backlog > 0) return 0
-    const until = this.#lingering.until()
+    if (!receiver?.isDone || receiver.blocked || this.#leftover !== undefined) return false
+    return !this.#closing && this.#secured === undefined && this.backlog === 0
+  }
+
+  /** Looks for the next request of a client that has one at a time under way; returns the bytes that came. */
+  #linger(end: number): number {
+    if (!this.#mayLinger) {
+      this.#lingering.passed()
+      return 0
+    }
+    const until = Math.min(this.#lingering.until(), end)
     while (performance.now() < until) {
       const length = tryReceive(this.fd, areaAddress, RECEIVE_BYTES)
       if (length > 0) this.#lingering.answered()

@@ -2,7 +2,7 @@ import { writeSync } from 'node:fs'
 import { describe, expect, test, vi } from 'vitest'
 import { nap } from '../linux/syscalls.ts'
 import { Gathering, WAIT_US, WAIT_WITH_DATA_US } from './gathering.ts'
-import { type RawClient, READ, request, takeSimple } from './test-client.ts'
+import { descriptorOf, READ, request, takeSimple } from './test-client.ts'
 import { allGone, MIB, serve } from './test-server.ts'
 
 vi.mock('../linux/syscalls.ts', { spy: true })
@@ -67,8 +67,6 @@ function whileWaiting(arrive: () => void): () => number {
   })
   return () => waits
 }
-
-const descriptorOf = ({ socket }: RawClient) => (socket as unknown as { _handle: { fd: number } })._handle.fd
 
 describe('What comes during the wait', () => {
   test('is answered together with what was there', async () => {

@@ -15,11 +15,12 @@ import {
   ProtocolViolation,
 } from '../protocol/handshake.ts'
 import { FRAMING } from '../protocol/transmission.ts'
-import { type Channel, MAX_LEFTOVER, type Receiver } from './channel.ts'
+import { type Channel, MAX_LEFTOVER } from './channel.ts'
 import type { OpenedExport } from './open-export.ts'
 import { transmissionFlags } from './opened-disk.ts'
 import { answerOption, type NegotiationState, type OptionContext } from './options.ts'
 import { type Client, securedClient } from './peer.ts'
+import type { Receiver } from './receiver.ts'
 import { type TlsAcceptor, TlsError } from './tls.ts'
 
 /** Options that one client may send; LIST counts for more, since its answer is long. */

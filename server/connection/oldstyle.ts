@@ -4,11 +4,12 @@
  */
 import { encodeOldstyle } from '../protocol/handshake.ts'
 import { FRAMING } from '../protocol/transmission.ts'
-import type { Channel, Receiver } from './channel.ts'
+import type { Channel } from './channel.ts'
 import type { NegotiationEvents } from './negotiation.ts'
 import { type OpenedExport, obtainExport, openExport } from './open-export.ts'
 import { transmissionFlags } from './opened-disk.ts'
 import type { NegotiationState, OptionContext } from './options.ts'
+import type { Receiver } from './receiver.ts'
 
 /** The name that oldstyle clients get: they cannot say any. */
 const NO_NAME = Buffer.alloc(0)

@@ -369,3 +369,7 @@ export async function readSimple(client: RawClient, offset: number, length: numb
   if (error !== 0) throw new Error(`READ failed with ${error}`)
   return client.take(length)
 }
+
+/** Descriptor of the client's socket, to write to it without the event loop. */
+export const descriptorOf = ({ socket }: RawClient): number =>
+  (socket as unknown as { _handle: { fd: number } })._handle.fd

@@ -11,7 +11,7 @@ import { EXTENDED_REQUEST_LENGTH, FRAMING, REQUEST_LENGTH } from '../protocol/tr
 import { decodeStatusPayload, MAX_STATUS_PAYLOAD } from './block-status.ts'
 import { bytesLent, HEADER_ROOM, MAX_DATA, takeBuffer } from './buffers.ts'
 import { BulkRead } from './bulk-read.ts'
-import type { Channel, Receiver } from './channel.ts'
+import type { Channel } from './channel.ts'
 import { Gathering } from './gathering.ts'
 import { isLeftToThreads, sendFinished } from './large-read.ts'
 import { type OpenedDisk, transmissionFlags } from './opened-disk.ts'
@@ -19,6 +19,7 @@ import { startOperation } from './operations.ts'
 import { outbox, outboxIsFull, sendOutbox } from './outbox.ts'
 import { hasPayload, parseRequest } from './parse-request.ts'
 import { Payload, type PayloadOwner } from './payload.ts'
+import type { Receiver } from './receiver.ts'
 import { dataStart, replyFailure, replyRead, replySuccess } from './replies.ts'
 import { ClientGone, follow, Request, takeRequest } from './request.ts'
 import { Throttle } from './throttle.ts'
@@ -129,6 +130,9 @@ export class Transmission implements Receiver, PayloadOwner {
       // Also after a violation of the protocol: what stays in the outbox would go to another client.
       this.#send()
     }
+    // Some clients send the header of a WRITE and its data apart.
+    const isAwaited = this.#waiting === (this.payload.left > 0 ? 1 : 0)
+    this.isDone ||= this.#turn.requests <= 1 && isAwaited && at === end
     this.gathering.note(this.#turn.requests, at - start, this.#parsed.startedAt)
     if (this.#turn.isOver) this.#schedule()
     if (this.#hungUp) this.#endWhenIdle()
@@ -168,7 +172,7 @@ export class Transmission implements Receiver, PayloadOwner {
   #endBatch(): void {
     if (this.blocked) this.#schedule()
     const isLone = this.#turn.requests === 1 && this.#waiting === 1 && this.#finished.length === 0
-    this.#disk.backend.endBatch(this.#disk.handle)
+    this.#disk.backend.endBatch(this.#disk.handle, isLone && this.#turn.isAlone)
     this.isDone = isLone && this.#finished.length === 1
   }
 

@@ -42,8 +42,13 @@ export class Turn {
 
   /** A read has begun that has to wait. */
   missed(): void {
-    const limit = this.#startedAt < aloneFrom ? MAX_MISSING_MS : MAX_MISSING_ALONE_MS
+    const limit = this.isAlone ? MAX_MISSING_ALONE_MS : MAX_MISSING_MS
     this.#isLate = performance.now() - this.#startedAt >= limit
+  }
+
+  /** No other connection has been active for a while. */
+  get isAlone(): boolean {
+    return this.#startedAt >= aloneFrom
   }
 
   get isOver(): boolean {

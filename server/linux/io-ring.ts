@@ -33,6 +33,7 @@ const IORING_SETUP_COOP_TASKRUN = 1 << 8
 const IORING_SETUP_SINGLE_ISSUER = 1 << 12
 const IORING_REGISTER_EVENTFD = 4
 const IORING_OP_READ = 22
+const IORING_ENTER_GETEVENTS = 1 << 0
 /** Flag of an entry, in the word that begins with the operation: leave it to a thread of the kernel's at once. */
 const IOSQE_ASYNC = (1 << 4) << 8
 const IORING_OFF_SQES = 0x10000000
@@ -187,6 +188,25 @@ export class IoRing {
     if (this.#scheduled) return
     this.#scheduled = true
     setImmediate(this.#onImmediate)
+  }
+
+  /** Reads that have not come back. */
+  get underWay(): number {
+    return this.#underWay
+  }
+
+  /**
+   * Hands over what is prepared and looks for what comes back until then, in ms of `performance.now()`: it is the event
+   * loop that stands still. True when nothing is under way any more.
+   */
+  wait(until: number): boolean {
+    this.#submit()
+    while (this.#underWay > 0 && performance.now() < until) {
+      // The kernel puts results into the ring when this thread calls it.
+      enter(SYS_ENTER, this.#fd, 0, 0, IORING_ENTER_GETEVENTS, 0, 0)
+      this.#reap()
+    }
+    return this.#underWay === 0
   }
 
   #submit(): void {

@@ -36,3 +36,13 @@ test('Those who take turns do not keep each other waiting', () => {
   }
   expect(lingered(one, 20_000, true)).toBeGreaterThan(0)
 })
+
+test('Those who have nothing to look for are not kept waiting either', () => {
+  const all: Lingerers = { last: undefined }
+  const [one, busy] = [new Lingering(all), new Lingering(all)]
+  expect(lingered(one, 1000, true)).toBeGreaterThan(900)
+  for (let request = 0; request < 1000; request++) {
+    busy.passed()
+    expect(one.until()).toBe(0)
+  }
+})

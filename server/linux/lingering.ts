@@ -20,14 +20,17 @@ export interface Lingerers {
 /** Tries it with lone requests, keeps it where answers come in time, and tries ever more seldom where they do not. */
 export class Lingering {
   readonly #all: Lingerers
+  readonly #ms: number
   #isOn = false
   #requests = 0
   #answered = 0
   #pause = FIRST_PAUSE
   #untilJudged = FIRST_PAUSE
 
-  constructor(all: Lingerers) {
+  /** `ms`: how long an answer is looked for. */
+  constructor(all: Lingerers, ms: number = LINGER_MS) {
     this.#all = all
+    this.#ms = ms
   }
 
   /** A lone request has been sent. Until when its answer should be looked for, in ms of `performance.now()`; 0: not at all. */
@@ -36,7 +39,12 @@ export class Lingering {
     this.#all.last = this
     this.#requests++
     if (this.#requests > this.#untilJudged) this.#judge()
-    return this.#isOn && isAlone ? performance.now() + LINGER_MS : 0
+    return this.#isOn && isAlone ? performance.now() + this.#ms : 0
+  }
+
+  /** There was nothing to look for this time, but those who look must not keep this one waiting. */
+  passed(): void {
+    this.#all.last = this
   }
 
   /** It came in time. */

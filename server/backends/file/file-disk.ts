@@ -5,12 +5,14 @@
  */
 import { statfsSync } from 'node:fs'
 import { ERRNO } from '../../linux/errno.ts'
+import { Lingering } from '../../linux/lingering.ts'
 import { addressOf, lastErrno, pread, pwrite, tryPreadCached } from '../../linux/syscalls.ts'
 import { type Backend, type Completion, type Outcome, PENDING, type ZeroFlags } from '../backend.ts'
 import { Lane } from './disk-queue.ts'
 import { fileExtents } from './file-extents.ts'
 import { type FileJob, takeJob } from './file-job.ts'
 import { GroupFlush } from './group-flush.ts'
+import { lookForRead, READ_LINGER_MS, readLingerers } from './ring-reads.ts'
 import { beginWrite, endWrite, mayWriteNow } from './write-pressure.ts'
 
 const PAGE = 4096
@@ -33,6 +35,8 @@ export interface FileDisk {
   readonly lane: Lane
   /** @internal reads that go to the ring */
   readonly readLane: Lane
+  /** @internal whether to look for a lone read */
+  readonly lingering: Lingering
   /** @internal */
   readonly flushes: GroupFlush
   /** @internal */
@@ -81,6 +85,7 @@ export function fileDisk(fd: number, size: number, options: FileDiskOptions): Fi
     ...options,
     lane,
     readLane: new Lane(),
+    lingering: new Lingering(readLingerers, READ_LINGER_MS),
     flushes: new GroupFlush(fd, lane),
     cachedReads: !options.blockDevice && isInMemory(fd) ? 'memory' : 'nowait',
     refusedModes: 0,
@@ -191,6 +196,10 @@ export const fileOperations = {
     if (!disk.durable) return
     disk.flushes.request(completion)
     return PENDING
+  },
+
+  endBatch(disk: FileDisk, isLone: boolean): void {
+    if (isLone) lookForRead(disk.lingering)
   },
 
   trim: (disk: FileDisk, length: number, offset: number, completion: Completion): Outcome =>

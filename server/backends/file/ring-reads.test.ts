@@ -1,7 +1,8 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { fadvise } from '../../linux/syscalls.ts'
+import { PENDING } from '../backend.ts'
 import { makeDirectory } from '../disks/test-directory.ts'
 import { fileOperations } from './file-disk.ts'
 import { ringReads } from './ring-reads.ts'
@@ -47,4 +48,31 @@ test('A file that asks for much leaves room in the ring for another', async cont
   all.push(operate.read(modest, PAGE, 0).then(() => order.push('modest')))
   await Promise.all(all)
   expect(order.indexOf('modest')).toBeLessThan(PAGES - 1)
+})
+
+test('A lone read is looked for, so that it is there before the event loop goes on', async context => {
+  if (ringReads() === undefined) return context.skip('This kernel or container has no io_uring.')
+  const disk = await coldDisk()
+  const until = vi.spyOn(disk.lingering, 'until').mockImplementation(() => performance.now() + 30_000)
+  const answered = vi.spyOn(disk.lingering, 'answered')
+  const target = Buffer.alloc(PAGE)
+  let isDone = false
+  const outcome = fileOperations.pread(disk, target, 0, PAGE, 7 * PAGE, { complete: () => (isDone = true) })
+  expect({ outcome, isDone }).toEqual({ outcome: PENDING, isDone: false })
+  fileOperations.endBatch(disk, false)
+  expect(until).not.toHaveBeenCalled()
+  fileOperations.endBatch(disk, true)
+  expect(isDone).toBe(true)
+  expect(target.equals(Buffer.alloc(PAGE, 7))).toBe(true)
+  expect(answered).toHaveBeenCalledOnce()
+})
+
+test('One of several reads is not looked for', async context => {
+  if (ringReads() === undefined) return context.skip('This kernel or container has no io_uring.')
+  const disk = await coldDisk()
+  const until = vi.spyOn(disk.lingering, 'until')
+  const reads = [0, 1].map(page => operate.read(disk, PAGE, page * PAGE))
+  fileOperations.endBatch(disk, true)
+  expect(until).not.toHaveBeenCalled()
+  await Promise.all(reads)
 })

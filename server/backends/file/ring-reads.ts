@@ -3,6 +3,7 @@
  * stand in a queue of their own, which shares the ring fairly between files as the thread pool is shared.
  */
 import { type IoRing, ioRing, RING_ENTRIES } from '../../linux/io-ring.ts'
+import type { Lingerers, Lingering } from '../../linux/lingering.ts'
 import { DiskQueue } from './disk-queue.ts'
 
 export interface RingReads {
@@ -21,4 +22,15 @@ export function ringReads(): RingReads | undefined {
   const ring = ioRing()
   if (ring !== undefined) reads = { ring, queue: new DiskQueue({ threads: RING_ENTRIES, perLane: PER_FILE }) }
   return reads
+}
+
+/** How long a lone read is looked for, in ms: a disk without moving parts has it by then. */
+export const READ_LINGER_MS = 0.25
+export const readLingerers: Lingerers = { last: undefined }
+
+/** Looks for the only read that there is, where that has paid, in place of going to sleep until it comes. */
+export function lookForRead(lingering: Lingering): void {
+  if (reads?.ring.underWay !== 1) return
+  const until = lingering.until()
+  if (until > 0 && reads.ring.wait(until)) lingering.answered()
 }
