@@ -347,7 +347,7 @@ describe('Controller Service', () => {
       expect((await diskOf(volumeId)).spec.size).toBe(32 * MIB)
     })
 
-    test('of a raw block volume needs nothing of the node', async () => {
+    test('of a raw block volume', async () => {
       await using made = await volume({ volumeCapabilities: [block] })
       const { volumeId } = made
       const { uid = '' } = (await diskOf(volumeId)).metadata
@@ -355,7 +355,7 @@ describe('Controller Service', () => {
       expect((await stat(file)).blocks).toBe(0)
       expect(await expand(volumeId, bytes(32 * MIB), block)).toEqual({
         capacityBytes: String(32 * MIB),
-        nodeExpansionRequired: false,
+        nodeExpansionRequired: true,
       })
       expect((await stat(file)).size).toBe(32 * MIB)
       await expect(publish(volumeId, 'node-a')).rejects.toEqual(refused('INVALID_ARGUMENT', 'raw block'))

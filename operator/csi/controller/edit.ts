@@ -1,6 +1,5 @@
 /** ControllerExpandVolume and ControllerModifyVolume: changes of a disk's spec, which hold when the call is answered. */
 
-import { NO_FILESYSTEM } from '../../../crds/filesystem-label.ts'
 import type { OnDemandDisk } from '../../../crds/ondemanddisk.ts'
 import { formatSize } from '../../../crds/quantity.ts'
 import type { KubeClient } from '../../kube/client.ts'
@@ -11,13 +10,13 @@ import { RpcError } from '../rpc/rpc-error.ts'
 import { isIn, parseRange, sizeIn } from './capacity.ts'
 import { POOLS, roomOf } from './capacity-of-pools.ts'
 import { type MutableSpec, parseMutableParameters } from './parameters.ts'
-import { filesystemOf, refOfDisk, specOf, type Volumes } from './volumes.ts'
+import { refOfDisk, specOf, type Volumes } from './volumes.ts'
 
-/** Makes the volume larger. Its filesystem is the node's to grow, where it is mounted. */
+/** Makes the volume larger. Its device is the node's to grow, and its filesystem, where it is mounted. */
 export async function expandVolume(
   volumes: Volumes,
   client: KubeClient,
-  { volumeId, capacityRange, volumeCapability }: ControllerExpandVolumeRequest,
+  { volumeId, capacityRange }: ControllerExpandVolumeRequest,
   call: Call,
 ): Promise<{ capacityBytes: string; nodeExpansionRequired: boolean }> {
   if (volumeId === '') throw new RpcError('INVALID_ARGUMENT', 'volume_id is missing.')
@@ -35,8 +34,8 @@ export async function expandVolume(
   if (!isIn(range, size)) {
     throw new RpcError('OUT_OF_RANGE', `The volume has ${size} bytes already, and cannot shrink.`)
   }
-  const isBlock = Boolean(volumeCapability?.block) || filesystemOf(disk) === NO_FILESYSTEM
-  return { capacityBytes: String(size), nodeExpansionRequired: !isBlock }
+  // Also for a raw block device: one that is in use learns its size from its node.
+  return { capacityBytes: String(size), nodeExpansionRequired: true }
 }
 
 /** Returns the size when the disk has it. */
