@@ -3,7 +3,7 @@
  * NBD. All are mounted at once, on the same image, and take turns; medians count, and ours shall be at or ahead of
  * the better of the others in each row.
  *
- *     npm run bench:fuse [-- ROUNDS]
+ *     npm run bench:fuse [-- ROUNDS [ROW]]     ROW: only those whose group and name contain this
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -129,7 +129,9 @@ async function mountAll(
 }
 
 /** Runs the rows of a group. True: ours is at or ahead of the others in each. */
-async function runGroup(group: string, rounds: number): Promise<boolean> {
+async function runGroup(group: string, rounds: number, row: string): Promise<boolean> {
+  const loads = LOADS.filter(({ name }) => `${group}, ${name}`.includes(row))
+  if (loads.length === 0) return true
   const folder = mkdtempSync(join(tmpdir(), 'ondemand-disk-bench-'))
   const image = join(folder, 'image')
   const all: Mounted[] = []
@@ -149,7 +151,7 @@ async function runGroup(group: string, rounds: number): Promise<boolean> {
     process.stdout.write(
       `\n${`${group}, MiB/s`.padEnd(26)}${all.map(({ name }) => name.padStart(25)).join('')}\n`,
     )
-    for (const load of LOADS) {
+    for (const load of loads) {
       const values = all.map((): number[] => [])
       for (let round = 0; round < rounds; round++) {
         for (const [index, { path }] of all.entries()) values[index]?.push(await measure(load, path))
@@ -171,16 +173,16 @@ async function runGroup(group: string, rounds: number): Promise<boolean> {
   return isKept
 }
 
-async function run(rounds: number): Promise<boolean> {
+async function run(rounds: number, row: string): Promise<boolean> {
   process.stdout.write(
     `fio with libaio and direct I/O on a mounted file, ${rounds} rounds in turn of ${SECONDS} s, medians, on ` +
       `${availableParallelism()} x ${cpus()[0]?.model ?? 'an unknown processor'}; the last column is ours ` +
       'beside the better of the others\n',
   )
-  const kept = [await runGroup('image', rounds), await runGroup('NBD over TCP', rounds)]
+  const kept = [await runGroup('image', rounds, row), await runGroup('NBD over TCP', rounds, row)]
   return kept.every(Boolean)
 }
 
 const rounds = Number(process.argv[2] ?? 5)
 if (!Number.isInteger(rounds) || rounds < 1) throw new RangeError('Give the number of rounds, at least 1.')
-process.exitCode = (await run(rounds)) ? 0 : 1
+process.exitCode = (await run(rounds, process.argv[3] ?? '')) ? 0 : 1

@@ -5,6 +5,7 @@
 import { closeSync, readFileSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { ERRNO } from '../linux/errno.ts'
+import { Lingering } from '../linux/lingering.ts'
 import { readInto, replaceDescriptor, socketPair } from '../linux/mount.ts'
 import { lastErrno } from '../linux/syscalls.ts'
 import { sendReply } from './device.ts'
@@ -15,6 +16,9 @@ import { NO_REPLY, type Session } from './session.ts'
 
 /** Requests that are under way at once; the kernel keeps the others. */
 const MAX_EXCHANGES = 128
+
+/** For how long requests may be looked for before anything else has its turn, in ms. */
+const LINGER_TURN_MS = 1
 
 /** A device that is being served. */
 export interface EventDevice {
@@ -50,6 +54,7 @@ class EventLoopDevice implements EventDevice {
   readonly #reject: (error: unknown) => void
   readonly #all: Exchange[] = []
   readonly #free: Exchange[] = []
+  readonly #lingering = new Lingering({ last: undefined })
   /** What the next request is read into; without it nothing is read. */
   #next: Exchange | undefined
   #isPaused = false
@@ -107,10 +112,15 @@ class EventLoopDevice implements EventDevice {
     return made
   }
 
-  #received(length: number): boolean {
+  #received(arrived: number): boolean {
+    const end = performance.now() + LINGER_TURN_MS
     try {
-      this.#handle(length)
-      this.#drain()
+      let length = arrived
+      do {
+        this.#handle(length)
+        this.#drain()
+        length = this.#linger(end)
+      } while (length >= 0)
     } catch (error) {
       this.#end(error)
     }
@@ -186,6 +196,28 @@ class EventLoopDevice implements EventDevice {
       this.#end(error)
     }
     if (!this.#isPaused) this.#socket.resume()
+  }
+
+  /** Nothing is under way: all have been answered. */
+  get #isIdle(): boolean {
+    return this.#free.length === this.#all.length - (this.#next === undefined ? 0 : 1)
+  }
+
+  /** Looks for the next request of a program that makes one at a time; returns its length, or -1. */
+  #linger(end: number): number {
+    if (this.#isOver || this.#next === undefined || !this.#isIdle) return -1
+    const { inputAddress, input } = this.#next
+    const until = Math.min(this.#lingering.until(), end)
+    while (performance.now() < until) {
+      const length = readInto(this.#device, inputAddress, input.length)
+      if (length >= 0) {
+        this.#lingering.answered()
+        return length
+      }
+      // The socket meets any other error by itself.
+      if (lastErrno() !== ERRNO.EAGAIN && lastErrno() !== ERRNO.EINTR) return -1
+    }
+    return -1
   }
 
   /** Takes all requests that are there. */
