@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { type ClientPod, startClients } from './client.ts'
-import { condition, disk, diskPath, gone, pool, poolPath, ready, uriOf } from './disks.ts'
+import { condition, disk, diskPath, filesOfPool, gone, pool, poolPath, ready, uriOf } from './disks.ts'
 import { type Cluster, eventually, type KubeObject, newNamespace, onCluster, useCluster } from './harness.ts'
 import { crashApiServer, crashContainer } from './kill.ts'
 import { RELEASE_NAMESPACE } from './release.ts'
@@ -160,22 +160,7 @@ describe('Whatever crashes', () => {
     }
     expect(new Set(identities.values()).size).toBe(ROUNDS)
 
-    const files = await cluster.kubectl([
-      ...['exec', '-n', ns, 'lab-0', '-c', 'nbd', '--'],
-      // The staging folder stays, and has nothing in it.
-      ...[
-        'find',
-        '/pool/disks',
-        '/pool/spares',
-        '/pool/retained',
-        '-mindepth',
-        '1',
-        '-not',
-        '-name',
-        '.ondemand-disk',
-      ],
-    ])
-    expect(files).toBe('')
+    expect(await filesOfPool(cluster, ns)).toEqual([])
     const left = async (path: string) =>
       ((await cluster.get(path))?.items ?? []).map(({ metadata }: KubeObject) => metadata.name)
     await eventually('no Job is left', 60_000, async () => {

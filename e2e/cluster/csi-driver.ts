@@ -1,12 +1,13 @@
 /** The driver on the cluster: deployed by the chart, with what stands in for its sidecars, and a pool for its volumes. */
 import type { TestContext } from 'vitest'
 import { DRIVER, type Sidecars, startSidecars } from './csi-sidecars.ts'
+import { SNAPSHOT_KINDS, volumeSnapshots } from './csi-snapshotter.ts'
 import { onNode, PATIENCE } from './csi-workloads.ts'
-import { GROUP, pool, poolPath, ready } from './disks.ts'
+import { filesOfPool, GROUP, pool, poolPath, ready } from './disks.ts'
 import { type Cluster, eventually, type KubeObject, newNamespace, onCluster, useCluster } from './harness.ts'
 import { install, RELEASE_NAMESPACE } from './release.ts'
 
-/** StorageClasses: ext4, and xfs, which grows in use also where the kernel grants nobody CAP_SYS_RESOURCE. */
+/** Name of the VolumeSnapshotClass, and of StorageClasses: ext4, and xfs, which grows in use also where the kernel grants nobody CAP_SYS_RESOURCE. */
 export const CLASS = 'ondemand-disk-csi'
 export const XFS_CLASS = `${CLASS}-xfs`
 
@@ -48,6 +49,11 @@ export async function useCsi(): Promise<CsiCluster> {
       ([key, value]) => `csi.storageClasses[${index}].${key}=${value}`,
     ),
   )
+  await cluster.apply(...SNAPSHOT_KINDS)
+  for (const { metadata } of SNAPSHOT_KINDS) {
+    await cluster.kubectl(['wait', '--for=condition=Established', `crd/${metadata.name}`, '--timeout=60s'])
+  }
+  classes.push(`csi.snapshotClasses[0].name=${CLASS}`)
   await install(cluster, 'csi.enabled=true', 'csi.logLevel=debug', ...classes)
   const before = await onNode()
   const sidecars = await startSidecars(cluster)
@@ -58,9 +64,14 @@ export async function useCsi(): Promise<CsiCluster> {
   return {
     ...{ cluster, namespace: name, sidecars, before },
     async [Symbol.asyncDispose]() {
+      // Of a test that failed: who uses a volume goes before the server of its disk does, for which it would wait.
+      const users = ['delete', 'pods', '-n', name, '-l', '!app.kubernetes.io/component', '--timeout=100s']
+      await cluster.kubectl(users).catch((error: unknown) => process.stderr.write(`${error}\n`))
       await namespace[Symbol.asyncDispose]()
       await sidecars[Symbol.asyncDispose]()
       await install(cluster, 'csi.enabled=false')
+      const kinds = SNAPSHOT_KINDS.map(({ metadata }) => `crd/${metadata.name}`)
+      await cluster.kubectl(['delete', ...kinds])
       await cluster[Symbol.asyncDispose]()
     },
   }
@@ -76,7 +87,7 @@ export function onCsi(context: TestContext, { cluster, namespace, sidecars }: Cs
   })
 }
 
-/** Nothing is left of any volume: no claim, no volume, no disk, no attachment, no device, no mount. */
+/** Nothing is left of any volume: no claim, volume, disk or attachment, no file of the pool, no device, no mount. */
 export async function nothingLeft({ cluster, namespace, before }: CsiCluster): Promise<void> {
   let left: unknown
   try {
@@ -88,11 +99,15 @@ export async function nothingLeft({ cluster, namespace, before }: CsiCluster): P
         ...names(await items(claims)),
         ...names((await items('/api/v1/persistentvolumes')).filter(({ spec }) => spec.csi)),
         ...names(await items(`${GROUP}/namespaces/${namespace}/ondemanddisks`)),
+        ...names(await items(`${GROUP}/namespaces/${namespace}/disksnapshots`)),
         ...names(await items('/apis/storage.k8s.io/v1/volumeattachments')),
+        ...names(await volumeSnapshots(cluster)),
       ]
+      const files = objects.length === 0 ? await filesOfPool(cluster, namespace) : []
       const now = await onNode()
-      left = { objects, now }
-      return objects.length === 0 && JSON.stringify(now) === JSON.stringify(before)
+      left = { objects, files, now }
+      const isTidy = objects.length === 0 && files.length === 0
+      return isTidy && JSON.stringify(now) === JSON.stringify(before)
     })
   } catch (error) {
     throw new Error(`There is left: ${JSON.stringify(left)}; before there was: ${JSON.stringify(before)}`, {

@@ -17,6 +17,7 @@ import {
 } from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
 import { loadServices } from '../../operator/csi/protocol/definition.ts'
+import { contentSource, reconcileSnapshot, volumeSnapshots } from './csi-snapshotter.ts'
 import type { Cluster, KubeObject } from './harness.ts'
 import { RELEASE_NAMESPACE } from './release.ts'
 
@@ -116,6 +117,9 @@ export async function startSidecars(cluster: Cluster): Promise<Sidecars> {
   }
 
   async function look(): Promise<void> {
+    for (const snapshot of await volumeSnapshots(cluster)) {
+      once(`snapshot ${snapshot.metadata.uid}`, () => reconcileSnapshot(cluster, controller, snapshot))
+    }
     const claims = await list('/api/v1/persistentvolumeclaims')
     const volumes = (await list('/api/v1/persistentvolumes')).filter(
       ({ spec }) => spec.csi?.driver === DRIVER,
@@ -157,10 +161,12 @@ export async function startSidecars(cluster: Cluster): Promise<Sidecars> {
     const isBlock = claim.spec.volumeMode === 'Block'
     const fsType = parameters['csi.storage.k8s.io/fstype']
     const kind = isBlock ? { block: {} } : { mount: { fsType, mountFlags: mountOptions } }
+    const volumeContentSource = await contentSource(cluster, claim)
     const { volume } = await controller('CreateVolume', {
       name: `pvc-${uid}`,
       capacityRange: { requiredBytes: bytes(claim.spec.resources.requests.storage) },
       volumeCapabilities: [{ ...kind, accessMode: { mode: 'SINGLE_NODE_WRITER' } }],
+      ...(volumeContentSource && { volumeContentSource }),
       parameters: {
         ...Object.fromEntries(
           Object.entries(parameters).filter(([key]) => !key.startsWith('csi.storage.k8s.io/')),

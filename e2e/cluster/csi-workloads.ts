@@ -12,7 +12,12 @@ const EXEC_PATIENCE = 60_000
 export const claim = (
   namespace: string,
   name: string,
-  { size = '64Mi', storageClass, block = false }: { size?: string; storageClass: string; block?: boolean },
+  {
+    size = '64Mi',
+    storageClass,
+    block = false,
+    dataSource,
+  }: { size?: string; storageClass: string; block?: boolean; dataSource?: KubeObject },
 ): KubeObject => ({
   apiVersion: 'v1',
   kind: 'PersistentVolumeClaim',
@@ -21,6 +26,7 @@ export const claim = (
     accessModes: ['ReadWriteOnce'],
     storageClassName: storageClass,
     volumeMode: block ? 'Block' : 'Filesystem',
+    ...(dataSource && { dataSource }),
     resources: { requests: { storage: size } },
   },
 })

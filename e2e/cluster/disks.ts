@@ -59,3 +59,14 @@ export const gone = (cluster: Cluster, path: string, limit = PATIENCE): Promise<
 /** URI of a disk as a client in another namespace writes it. */
 export const uriOf = (namespace: string, poolName: string, exportName: string) =>
   `nbd://${poolName}.${namespace}.svc.cluster.local/${exportName}`
+
+/** What there is on the volume of the pool `lab`: disks, spares, snapshots and copies under way, and what is retained. */
+export async function filesOfPool(cluster: Cluster, namespace: string): Promise<readonly string[]> {
+  const places = ['disks', 'spares', 'retained', 'snapshots', 'copies'].map(name => `/pool/${name}`)
+  const said = await cluster.kubectl([
+    ...['exec', '-n', namespace, 'lab-0', '-c', 'nbd', '--', 'find', ...places],
+    // The staging folder stays, and has nothing in it.
+    ...['-mindepth', '1', '-not', '-name', '.ondemand-disk'],
+  ])
+  return said.split('\n').filter(line => line !== '')
+}
