@@ -12,10 +12,10 @@ export default defineConfig({
           name: 'unit',
           include: ['{crds,server,operator,helm,hack}/**/*.test.ts'],
           setupFiles: ['hack/patience.ts'],
-          expect: { poll: { timeout: 10_000 } },
+          expect: { poll: { timeout: 30_000 } },
           // Hundreds of times what any of them takes: a machine that does other things shall fail none.
-          testTimeout: 60_000,
-          hookTimeout: 60_000,
+          testTimeout: 180_000,
+          hookTimeout: 180_000,
         },
       },
       {
@@ -23,11 +23,11 @@ export default defineConfig({
           name: 'e2e',
           include: ['e2e/**/*.e2e.ts'],
           exclude: ['e2e/cluster/**'],
-          expect: { poll: { timeout: 10_000 } },
+          expect: { poll: { timeout: 30_000 } },
           // Each drives whole servers, clients or a virtual machine; side by side they would starve each other.
           fileParallelism: false,
-          testTimeout: 60_000,
-          hookTimeout: 60_000,
+          testTimeout: 180_000,
+          hookTimeout: 180_000,
         },
       },
       {
