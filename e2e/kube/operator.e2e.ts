@@ -18,7 +18,13 @@ import {
   STATEFUL_SETS,
 } from '../../operator/kube/objects.ts'
 import { DISKS, POOLS } from '../../operator/pool/world.ts'
-import { FINALIZER } from '../../operator/terms/names.ts'
+import {
+  DISK_LABEL,
+  diskJobName,
+  FINALIZER,
+  labelsOf,
+  OBJECT_ANNOTATION,
+} from '../../operator/terms/names.ts'
 import { checkout } from '../harness.ts'
 import { type ControlPlane, installCrds, startControlPlane } from './control-plane.ts'
 import { type JobEnd, type StubNode, startStubNode } from './stub-node.ts'
@@ -197,6 +203,42 @@ describe('A pool and its disks', () => {
     expect(await client.find(PERSISTENT_VOLUME_CLAIMS, { namespace, name: 'lab-disks' })).toBeDefined()
   })
 
+  test('are taken over with the Job and the ConfigMap of an earlier version', async () => {
+    const namespace = await makeNamespace('earlier')
+    const { metadata } = await disk(namespace, 'old')
+    await waitFor(DISKS, { namespace, name: 'old' }, 'Ready', 'False', 'PoolNotFound')
+    const name = diskJobName(metadata.uid ?? '')
+    const labels = { ...labelsOf('lab', 'make'), [DISK_LABEL]: metadata.uid ?? '' }
+    const owner = { apiVersion: 'ondemanddisk.dev/v1alpha1', kind: 'OnDemandDisk', name: 'old' }
+    const ownerReferences = [{ ...owner, uid: metadata.uid ?? '', controller: true }]
+    await client.patch(DISKS, metadata, 'merge', { status: { attempts: 1 } }, { subresource: 'status' })
+    await client.create(CONFIG_MAPS, {
+      apiVersion: 'v1',
+      kind: 'ConfigMap',
+      metadata: { namespace, name, labels, ownerReferences },
+      data: { 'disk.json': '{}' },
+    })
+    await client.create(JOBS, {
+      apiVersion: 'batch/v1',
+      kind: 'Job',
+      metadata: { namespace, name, labels, ownerReferences },
+      spec: {
+        template: {
+          metadata: { labels },
+          spec: {
+            restartPolicy: 'Never',
+            containers: [{ name: 'make', image: 'x' }],
+            volumes: [{ name: 'manifest', configMap: { name } }],
+          },
+        },
+      },
+    })
+    for (const resource of [JOBS, CONFIG_MAPS]) await gone(resource, { namespace, name })
+    await pool(namespace)
+    await waitFor(DISKS, { namespace, name: 'old' }, 'Ready', 'True', 'Ready')
+    expect(node.made.get(metadata.uid ?? '')).toBe(1)
+  })
+
   test('keep no trace of a user in the Pods, and every Pod is restricted', async () => {
     const namespace = await makeNamespace('restricted')
     jobEnds.set('trick', { kind: 'hangs' })
@@ -209,11 +251,15 @@ describe('A pool and its disks', () => {
     const job = await vi.waitFor(() => client.get(JOBS, { namespace, name: `odd-${metadata.uid}` }), {
       timeout: PATIENCE,
     })
-    expect(JSON.stringify(job)).not.toContain('reboot')
-    expect(JSON.stringify(job)).not.toContain('$(id)')
-    expect(JSON.parse((await client.get(CONFIG_MAPS, job.metadata)).data?.['disk.json'] ?? '')).toMatchObject(
-      { spec: { exportName: trick } },
-    )
+    // Kubernetes expands nothing in annotations.
+    const template = job.spec?.template
+    const { [OBJECT_ANNOTATION]: object = '', ...others } = template?.metadata?.annotations ?? {}
+    expect(JSON.parse(object)).toMatchObject({ spec: { exportName: trick } })
+    expect(others).toEqual({})
+    for (const part of [job.metadata, template?.metadata?.labels, template?.spec]) {
+      const { managedFields: _, ...text } = part as { managedFields?: unknown }
+      expect(JSON.stringify(text)).not.toMatch(/reboot|\$\(id\)/)
+    }
     const server = await client.get(STATEFUL_SETS, { namespace, name: 'lab' })
     for (const spec of [job.spec?.template.spec, server.spec?.template.spec]) {
       expect(spec).toMatchObject({

@@ -19,7 +19,7 @@ import {
   PODS,
 } from '../../operator/kube/objects.ts'
 import { startReflector } from '../../operator/kube/reflector.ts'
-import { labelsOf, poolNames } from '../../operator/terms/names.ts'
+import { labelsOf, OBJECT_ANNOTATION, poolNames } from '../../operator/terms/names.ts'
 import { checkout, run, type ServerProcess, startServer } from '../harness.ts'
 import { type ControlPlane, installCrds, startControlPlane } from './control-plane.ts'
 
@@ -108,15 +108,13 @@ function runJobs(plane: ControlPlane, volume: string, counts: Map<string, number
   }
 
   async function runJob(job: Job): Promise<void> {
-    const { name, namespace } = job.metadata
+    const { name } = job.metadata
     counts.set(name, (counts.get(name) ?? 0) + 1)
     const beside = await mkdtemp(`${volume}-job-`)
     try {
-      const map = await client.get<KubeObject & { data: Record<string, string> }>(
-        { group: '', version: 'v1', kind: 'ConfigMap', plural: 'configmaps', namespaced: true },
-        { ...(namespace !== undefined && { namespace }), name },
-      )
-      await writeFile(join(beside, 'disk.json'), map.data['disk.json'] ?? '')
+      // As the kubelet shows a Pod its annotation.
+      const { annotations = {} } = job.spec?.template.metadata ?? {}
+      await writeFile(join(beside, 'disk.json'), annotations[OBJECT_ANNOTATION] ?? '')
       const spec = job.spec as unknown as {
         template: { spec: { containers: { command: string[]; args: string[] }[] } }
       }

@@ -11,6 +11,7 @@ import type { ReconcileResult } from '../kube/controller.ts'
 import type { EventRecorder } from '../kube/events.ts'
 import { hasCode } from '../kube/kube-error.ts'
 import { allot, type Claimant } from '../terms/allotment.ts'
+import { attemptsOf } from '../terms/attempts.ts'
 import { SPARE_ANNOTATION } from '../terms/names.ts'
 import { disksMadeOf, placeOfSnapshot, snapshotsTakenOf } from '../terms/snapshots.ts'
 import { placeOf } from './admit.ts'
@@ -86,7 +87,7 @@ export function claimantOf(disk: OnDemandDisk, parsed: OnDemandDisk | InvalidSpe
     createdAt: creationTimestamp,
     size: parsed instanceof InvalidSpecError ? 0 : placeOf(parsed.spec),
     currentSize: disk.status?.size,
-    started: (disk.status?.attempts ?? 0) > 0 || isTrue(disk, 'Provisioned') || isTrue(disk, 'Formatted'),
+    started: attemptsOf(disk) > 0 || isTrue(disk, 'Provisioned') || isTrue(disk, 'Formatted'),
   }
 }
 

@@ -5,11 +5,12 @@ import type { EventRecorder } from '../kube/events.ts'
 import { hasCode } from '../kube/kube-error.ts'
 import { CONFIG_MAPS, JOBS, type Job, type OwnerReference } from '../kube/objects.ts'
 import { keyOf } from '../kube/store.ts'
-import { makeConfigMap, makeJob } from '../pool/make-job.ts'
+import { makeJob } from '../pool/make-job.ts'
 import type { PodSettings } from '../pool/settings.ts'
 import { DISKS, type World } from '../pool/world.ts'
 import {
   ACCEPTED_ANNOTATION,
+  BEGUN_ANNOTATION,
   DISK_LABEL,
   DISKS_PATH,
   diskJobName,
@@ -17,7 +18,7 @@ import {
   POOL_LABEL,
 } from '../terms/names.ts'
 import type { SeenDisk } from './observe.ts'
-import type { DiskAction } from './observed.ts'
+import { type DiskAction, objectOf } from './observed.ts'
 
 export interface ActTerms {
   readonly world: World
@@ -62,7 +63,10 @@ async function take(
         resourceVersion,
         finalizers: [...new Set([...finalizers, FINALIZER])],
         labels: { [POOL_LABEL]: pool },
-        annotations: { [ACCEPTED_ANNOTATION]: action.accepted },
+        annotations: {
+          [ACCEPTED_ANNOTATION]: action.accepted,
+          ...(action.begins && { [BEGUN_ANNOTATION]: 'true' }),
+        },
       }
       return await client.patch(DISKS, metadata, 'merge', { metadata: claimed }, options)
     }
@@ -76,7 +80,7 @@ async function take(
       await startJob(world, seen, disk, action.attempt, settings, signal)
       return undefined
     case 'delete job':
-      await deleteJob(world, seen, disk, action.withConfigMap, signal)
+      await deleteJob(world, seen, disk, signal)
       return undefined
     case 'release': {
       if (action.event) events.record(disk, action.event)
@@ -105,22 +109,14 @@ async function startJob(
   signal: AbortSignal | undefined,
 ): Promise<void> {
   if (!pool) throw new TypeError('A disk without a pool has no Job.')
-  const { apiVersion, kind, metadata, spec } = disk
-  const { name, namespace, uid = '', generation = 0 } = metadata
+  const { apiVersion, kind, metadata } = disk
+  const { name, uid = '', generation = 0 } = metadata
   const owner: OwnerReference = { apiVersion, kind, name, uid, controller: true, blockOwnerDeletion: true }
   const job = diskJobName(uid)
-  const object = { apiVersion, kind, metadata: { name, namespace, uid, generation }, spec }
-  const configMap = makeConfigMap(pool, job, owner, object)
-  try {
-    await client.create(CONFIG_MAPS, configMap, { signal })
-  } catch (error) {
-    if (!hasCode(error, 'AlreadyExists')) throw error
-    // Of an attempt before: the object may be another one now.
-    await client.patch(CONFIG_MAPS, configMap.metadata, 'merge', configMap, { signal })
-  }
   const labels = { [DISK_LABEL]: uid }
   const args = ['--dir', DISKS_PATH]
-  const terms = { pool, name: job, owner, labels, attempt, generation, args, besideServer: isOneNode }
+  const object = objectOf(disk)
+  const terms = { pool, name: job, object, owner, labels, attempt, generation, args, besideServer: isOneNode }
   try {
     freshJobs.note(await client.create(JOBS, makeJob(terms, settings) as Job, { signal }))
   } catch (error) {
@@ -131,15 +127,14 @@ async function startJob(
 
 async function deleteJob(
   { client, freshJobs }: World,
-  { job, jobUid }: SeenDisk,
+  { job, jobUid, hasConfigMap }: SeenDisk,
   disk: OnDemandDisk,
-  withConfigMap: boolean,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const { namespace, uid = '' } = disk.metadata
   const ref = { namespace, name: diskJobName(uid) }
   // First, as the Job is how it is found that there is something to delete.
-  if (withConfigMap) await unlessGone(client.delete(CONFIG_MAPS, ref, { signal }))
+  if (hasConfigMap) await unlessGone(client.delete(CONFIG_MAPS, ref, { signal }))
   // Of a Job at work the Pod has to be gone before the Job counts as gone.
   const propagationPolicy = job.state === 'running' ? 'Foreground' : 'Background'
   const preconditions = jobUid === undefined ? {} : { preconditions: { uid: jobUid } }

@@ -1,5 +1,6 @@
 /** What is to be done for a disk that is being deleted. */
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
+import { attemptsOf } from '../terms/attempts.ts'
 import { FINALIZER, FORCE_DELETE_ANNOTATION, SPARE_ANNOTATION } from '../terms/names.ts'
 import { DISK_REASONS } from '../terms/reasons.ts'
 import { condition, conditionOf, type DiskObserved, isTrue, type Plan, status } from './observed.ts'
@@ -18,10 +19,9 @@ export function planDeletion({ disk, pool, job }: DiskObserved): Plan {
   if (pool.lost !== undefined) return released(disk, pool.lost)
   if (job.state === 'terminating') return { actions: [stopping(disk)] }
   if (job.state !== 'none' && job.state !== 'foreign') {
-    return { actions: [stopping(disk), { kind: 'delete job', withConfigMap: true }] }
+    return { actions: [stopping(disk), { kind: 'delete job' }] }
   }
-  const hasBegun =
-    (disk.status?.attempts ?? 0) > 0 || isTrue(disk, 'Provisioned') || isTrue(disk, 'Formatted')
+  const hasBegun = attemptsOf(disk) > 0 || isTrue(disk, 'Provisioned') || isTrue(disk, 'Formatted')
   if (!hasBegun && disk.metadata.annotations?.[SPARE_ANNOTATION] === undefined) {
     return { actions: [{ kind: 'release' }] }
   }
@@ -76,7 +76,7 @@ function waitingFor(disk: OnDemandDisk): string {
 }
 
 function released(disk: OnDemandDisk, why: string): Plan {
-  const left = isTrue(disk, 'Provisioned') || (disk.status?.attempts ?? 0) > 0
+  const left = isTrue(disk, 'Provisioned') || attemptsOf(disk) > 0
   const what = left ? ` Its data, if the volume is still there, is left at disks/${disk.metadata.uid}.` : ''
   return {
     actions: [

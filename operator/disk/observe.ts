@@ -5,12 +5,14 @@ import { InvalidSpecError, orInvalid } from '../../crds/invalid-spec-error.ts'
 import { type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { JOBS, type Job, type PersistentVolumeClaim, type Pod } from '../kube/objects.ts'
 import { keyOf, refOf } from '../kube/store.ts'
-import { type JobView, viewJob } from '../pool/job-view.ts'
+import { isOwnedBy, type JobView, viewJob } from '../pool/job-view.ts'
+import { readsConfigMap } from '../pool/make-job.ts'
 import { sizeOf, snapshotPlaces } from '../pool/observe.ts'
 import { claimName } from '../pool/parts.ts'
 import { isOneNode } from '../pool/spares.ts'
 import { exportKeyOf, poolKeyOf, type World } from '../pool/world.ts'
 import { allot, type Claimant, type Refusal } from '../terms/allotment.ts'
+import { attemptsOf } from '../terms/attempts.ts'
 import { diskJobName, poolNames } from '../terms/names.ts'
 import {
   type DiskAction,
@@ -27,6 +29,8 @@ export interface SeenDisk extends DiskObserved {
   readonly validPool: DiskPool | undefined
   readonly job: JobView
   readonly jobUid: string | undefined
+  /** The Job reads a ConfigMap, which goes with it. */
+  readonly hasConfigMap: boolean
   readonly isOneNode: boolean
 }
 
@@ -60,6 +64,7 @@ export async function observeDisk(world: World, key: string): Promise<SeenDisk |
     now: world.now(),
     validPool: validPool instanceof InvalidSpecError ? undefined : validPool,
     jobUid: job?.metadata.uid,
+    hasConfigMap: readsConfigMap(job),
     isOneNode: isOneNode(claim),
   }
 }
@@ -71,7 +76,7 @@ export async function observeDisk(world: World, key: string): Promise<SeenDisk |
 export function planInPlace(world: World, seen: SeenDisk): Plan {
   const { disk, validPool } = seen
   const { uid = '', deletionTimestamp } = disk.metadata
-  if (isStarted(disk) || deletionTimestamp !== undefined) return planDisk(seen)
+  if (isStarted(world, disk) || deletionTimestamp !== undefined) return planDisk(seen)
   const plan = planDisk({
     ...seen,
     refusal: refusalOf(world, disk, validPool),
@@ -189,13 +194,20 @@ async function findJob(world: World, disk: OnDemandDisk): Promise<Job | undefine
   const key = `${namespace}/${ref.name}`
   const stored = world.freshJobs.latest(key, world.jobs.get(namespace, ref.name))
   if (stored) return stored
-  if (!disk.status?.attempts || isTrue(disk, 'Formatted') || disk.spec?.source !== undefined) return undefined
+  if (attemptsOf(disk) === 0 || isTrue(disk, 'Formatted') || disk.spec?.source !== undefined) return undefined
   return await world.client.find(JOBS, ref)
 }
 
-/** Has the disk a place in its pool, whatever the limits are now? */
-function isStarted(disk: OnDemandDisk): boolean {
-  return (disk.status?.attempts ?? 0) > 0 || isTrue(disk, 'Provisioned') || isTrue(disk, 'Formatted')
+/**
+ * Has the disk a place in its pool, whatever the limits are now? By its status, or by a Job: what the metadata says of
+ * attempts anyone may write who may write the disk.
+ */
+export function isStarted(world: World, disk: OnDemandDisk): boolean {
+  const { namespace, uid = '' } = disk.metadata
+  if (world.starting.has(uid) || (disk.status?.attempts ?? 0) > 0) return true
+  if (isTrue(disk, 'Provisioned') || isTrue(disk, 'Formatted')) return true
+  const name = diskJobName(uid)
+  return isOwnedBy(world.freshJobs.latest(`${namespace}/${name}`, world.jobs.get(namespace, name)), uid)
 }
 
 function refusalOf(world: World, disk: OnDemandDisk, pool: DiskPool | undefined): Refusal | undefined {
@@ -216,7 +228,7 @@ function claimantOf(world: World, disk: OnDemandDisk): Claimant {
     createdAt: creationTimestamp,
     size: sizeOf(disk),
     currentSize: disk.status?.size,
-    started: isStarted(disk) || world.starting.has(uid),
+    started: isStarted(world, disk),
   }
 }
 
@@ -253,7 +265,7 @@ function nameHolder(world: World, disk: OnDemandDisk): string | undefined {
   const rivals = world.disks.byIndex('export', exportKeyOf(disk))
   if (rivals.length < 2) return undefined
   const rank = (each: OnDemandDisk) =>
-    `${isStarted(each) || world.starting.has(each.metadata.uid ?? '') ? 0 : 1} ${each.metadata.creationTimestamp ?? ''} ${each.metadata.uid ?? ''}`
+    `${isStarted(world, each) ? 0 : 1} ${each.metadata.creationTimestamp ?? ''} ${each.metadata.uid ?? ''}`
   const [first] = rivals.map(each => ({ each, rank: rank(each) })).sort((a, b) => (a.rank < b.rank ? -1 : 1))
   return first && first.each.metadata.uid !== disk.metadata.uid ? first.each.metadata.name : undefined
 }

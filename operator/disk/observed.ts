@@ -3,7 +3,9 @@ import type { Condition, InvalidSpecError, OnDemandDisk } from '../../crds/ondem
 import type { ConditionChange, StatusChange } from '../kube/conditions.ts'
 import type { EventNote } from '../kube/events.ts'
 import type { JobView } from '../pool/job-view.ts'
+import { makeObject } from '../pool/make-job.ts'
 import type { Refusal } from '../terms/allotment.ts'
+import { attemptsOf } from '../terms/attempts.ts'
 import { DISK_REASONS, type DiskReason } from '../terms/reasons.ts'
 
 /** A disk, and all that decides about it. */
@@ -48,14 +50,17 @@ export interface PoolView {
 
 /** One step. They are taken in order; the rest is dropped when one fails. */
 export type DiskAction =
-  /** Takes the disk into care: finalizer, label, and what was accepted of its spec. Before anything else is done. */
-  | { readonly kind: 'claim'; readonly accepted: string }
+  /**
+   * Takes the disk into care: finalizer, label, and what was accepted of its spec. Before anything else is done.
+   * `begins`: counts the first attempt, too, whose Job follows.
+   */
+  | { readonly kind: 'claim'; readonly accepted: string; readonly begins?: true }
   /** Holds only for the very state that was seen. */
   | { readonly kind: 'status'; readonly change: StatusChange; readonly event?: EventNote }
-  /** Makes the ConfigMap and the Job; always right after a status that counts the attempt. */
+  /** Makes the Job; always right after what counts the attempt. */
   | { readonly kind: 'start job'; readonly attempt: number }
-  /** Deletes the Job. Its ConfigMap goes too where the Job is not to be made again. */
-  | { readonly kind: 'delete job'; readonly withConfigMap: boolean }
+  /** Deletes the Job, with its ConfigMap where it is of an operator that made one. */
+  | { readonly kind: 'delete job' }
   /** Removes the finalizer: the object goes. */
   | { readonly kind: 'release'; readonly event?: EventNote }
 
@@ -93,13 +98,22 @@ export function observedGeneration({ metadata: { generation } }: OnDemandDisk) {
   return generation === undefined ? {} : { observedGeneration: generation }
 }
 
-/** Writes conditions, and that this generation of the spec has been seen. */
+/** Writes conditions, that this generation of the spec has been seen, and what the metadata alone has counted. */
 export function status(
   disk: OnDemandDisk,
   conditions: readonly ConditionChange[],
   event?: EventNote,
   fields: Readonly<Record<string, unknown>> = {},
 ): DiskAction {
-  const change = { conditions, fields: { ...observedGeneration(disk), ...fields } }
+  const attempts = attemptsOf(disk)
+  const counted = attempts === (disk.status?.attempts ?? 0) ? {} : { attempts }
+  const change = { conditions, fields: { ...observedGeneration(disk), ...counted, ...fields } }
   return { kind: 'status', change, ...(event && { event }) }
+}
+
+/** What a Job is to make for the disk, as JSON. */
+export function objectOf({ apiVersion, kind, metadata, spec }: OnDemandDisk): string {
+  const { name, namespace, uid, generation } = metadata
+  const known = { name, ...(namespace !== undefined && { namespace }), uid, generation }
+  return makeObject({ apiVersion, kind, metadata: known } as OnDemandDisk, spec)
 }

@@ -4,7 +4,7 @@ import { type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts
 import { ObjectStore } from '../kube/store.ts'
 import { Fresh } from '../pool/fresh.ts'
 import { DISK_INDEXERS, SNAPSHOT_INDEXERS, type World } from '../pool/world.ts'
-import { ACCEPTED_ANNOTATION, FINALIZER, POOL_LABEL } from '../terms/names.ts'
+import { ACCEPTED_ANNOTATION, BEGUN_ANNOTATION, diskJobName, FINALIZER, POOL_LABEL } from '../terms/names.ts'
 import { planInPlace, type SeenDisk } from './observe.ts'
 
 const NAMES = ['a', 'b', 'c']
@@ -36,7 +36,9 @@ function setUp(disks: readonly OnDemandDisk[], onDemand: object = {}) {
   for (const each of disks) store.set(each)
   const world = {
     disks: store,
+    jobs: new ObjectStore(),
     freshDisks: new Fresh(),
+    freshJobs: new Fresh(),
     starting: new Set(),
     snapshots: new ObjectStore(SNAPSHOT_INDEXERS),
     startingSnapshots: new Map(),
@@ -69,6 +71,20 @@ test('Nor a name', () => {
   expect(starts(young)).toBe(true)
   store.set(old)
   expect(starts(old)).toBe(false)
+})
+
+test('Who has written into the metadata that the disk is begun has no place by that, and who has a Job has one', () => {
+  const disks = NAMES.map(name => disk(name))
+  const { world, starts } = setUp(disks, { maxDisks: 1 })
+  const [, , last] = disks as [OnDemandDisk, OnDemandDisk, OnDemandDisk]
+  const { metadata } = last
+  const annotations = { ...metadata.annotations, [BEGUN_ANNOTATION]: 'true' }
+  world.freshDisks.note({ ...last, metadata: { ...metadata, annotations } })
+  expect(starts({ ...last, metadata: { ...metadata, annotations } })).toBe(false)
+  const ownerReferences = [{ ...last, name: 'c', uid: metadata.uid ?? '' }]
+  const job = { name: diskJobName(metadata.uid ?? ''), namespace: 'ns', uid: 'job', ownerReferences }
+  world.freshJobs.note({ apiVersion: 'batch/v1', kind: 'Job', metadata: job })
+  expect(disks.slice(0, 2).map(starts)).toEqual([false, false])
 })
 
 test('What was planned in vain gives its place back', () => {

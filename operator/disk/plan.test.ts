@@ -3,13 +3,14 @@ import { InvalidSpecError, type OnDemandDisk, parseOnDemandDisk } from '../../cr
 import { type JobView, retryDelay } from '../pool/job-view.ts'
 import {
   ACCEPTED_ANNOTATION,
+  BEGUN_ANNOTATION,
   FINALIZER,
   FORCE_DELETE_ANNOTATION,
   POOL_LABEL,
   SPARE_ANNOTATION,
 } from '../terms/names.ts'
 import type { DiskAction, DiskObserved } from './observed.ts'
-import { planDisk } from './plan.ts'
+import { planDisk, QUIET_MS } from './plan.ts'
 
 const NOW = Date.parse('2026-01-01T00:10:00Z')
 
@@ -19,6 +20,7 @@ interface Given {
   readonly status?: Record<string, unknown>
   readonly conditions?: readonly string[]
   readonly claimed?: boolean
+  readonly begun?: boolean
   readonly observed?: Partial<DiskObserved>
 }
 
@@ -35,7 +37,15 @@ function parseCondition(text: string) {
   }
 }
 
-function see({ spec, metadata, status, conditions, claimed = true, observed }: Given = {}): DiskObserved {
+function see({
+  spec,
+  metadata,
+  status,
+  conditions,
+  claimed = true,
+  begun,
+  observed,
+}: Given = {}): DiskObserved {
   const disk = {
     apiVersion: 'ondemanddisk.dev/v1alpha1',
     kind: 'OnDemandDisk',
@@ -50,6 +60,7 @@ function see({ spec, metadata, status, conditions, claimed = true, observed }: G
         finalizers: [FINALIZER],
         labels: { [POOL_LABEL]: 'lab' },
         annotations: {
+          ...(begun && { [BEGUN_ANNOTATION]: 'true' }),
           [ACCEPTED_ANNOTATION]: JSON.stringify({
             poolName: 'lab',
             exportName: 'alice',
@@ -61,7 +72,7 @@ function see({ spec, metadata, status, conditions, claimed = true, observed }: G
       ...metadata,
     },
     spec: { poolName: 'lab', size: '1Gi', ...spec },
-    status: { ...status, conditions: (conditions ?? []).map(parseCondition) },
+    status: { conditions: (conditions ?? []).map(parseCondition), ...status },
   } as unknown as OnDemandDisk
   let parsed: OnDemandDisk | InvalidSpecError
   try {
@@ -93,11 +104,11 @@ function line(action: DiskAction): string {
       ].join(' ')
     }
     case 'claim':
-      return 'claim'
+      return action.begins ? 'claim, attempts=1' : 'claim'
     case 'start job':
       return `start job ${action.attempt}`
     case 'delete job':
-      return action.withConfigMap ? 'delete job and map' : 'delete job'
+      return 'delete job'
     case 'release':
       return action.event ? `release +${action.event.type} ${action.event.reason}` : 'release'
   }
@@ -126,24 +137,44 @@ const MADE = ['Formatted True Formatted', 'Provisioned True Formatted']
 const UNKNOWN = 'Provisioned=Unknown/PoolNotReady'
 const DELETED = { deletionTimestamp: '2026-01-01T00:09:59Z' }
 const job = (view: JobView): Partial<DiskObserved> => ({ job: view })
+const running = (age: number) => job({ state: 'running', startedAt: NOW - age })
 
 describe('A disk on its way', () => {
   test.for<[string, Given, string[]]>([
-    ['is taken into care before anything is done', { claimed: false }, ['claim']],
+    [
+      'is taken into care before anything is done, and counted at the same stroke',
+      { claimed: false },
+      ['claim, attempts=1', 'start job 1'],
+    ],
+    [
+      'that has to wait is taken into care alone',
+      { claimed: false, observed: { pool: { state: 'there', isReachable: false } } },
+      ['claim'],
+    ],
+    [
+      'that is taken into care again is not begun again',
+      { claimed: false, status: { attempts: 1 } },
+      ['claim'],
+    ],
+    [
+      'whose Job was never made is counted again',
+      { begun: true },
+      [`status attempts=2 ${PROVISIONING}`, 'start job 2'],
+    ],
     ['gets a Job, counted first', {}, [`status attempts=1 ${PROVISIONING}`, 'start job 1']],
     [
       'whose Job vanished gets another, counted again',
       { status: { attempts: 3 } },
       [`status attempts=4 ${PROVISIONING}`, 'start job 4'],
     ],
-    ['waits for its Job', { observed: job({ state: 'running' }) }, [`status ${PROVISIONING}`]],
+    ['waits for its Job', { observed: running(30_000) }, [`status ${PROVISIONING}`]],
     ['waits for a Job that is going', { observed: job({ state: 'terminating' }) }, []],
     [
       'is latched when the Job is done, and only then the Job goes',
       { observed: job({ state: 'succeeded', finishedAt: NOW }) },
       [
         'status Formatted=True/Formatted Provisioned=True/Formatted Ready=False/WaitingForServer +Normal Provisioned',
-        'delete job and map',
+        'delete job',
       ],
     ],
     [
@@ -164,7 +195,7 @@ describe('A disk on its way', () => {
     [
       'cleans up after a crash between latch and deletion',
       { conditions: MADE, observed: job({ state: 'succeeded', finishedAt: NOW }) },
-      ['status Ready=False/WaitingForServer', 'delete job and map'],
+      ['status Ready=False/WaitingForServer', 'delete job'],
     ],
     [
       'that is temporary needs no Job',
@@ -187,6 +218,37 @@ describe('A disk on its way', () => {
     expect(young.requeueAfterMs).toBe(30_000)
     expect(lines({ metadata: { annotations }, observed: { now: NOW + 30_000 } })).toContain('start job 1')
   })
+})
+
+describe('A disk whose Job has just begun', () => {
+  const fresh = (age: number, given: Given = {}) =>
+    planDisk(see({ begun: true, status: { conditions: undefined }, observed: running(age), ...given }))
+
+  test('has no status until somebody has to wait', () => {
+    expect(fresh(1000)).toEqual({ actions: [], requeueAfterMs: QUIET_MS - 1000 })
+    expect(fresh(QUIET_MS).actions.map(line)).toEqual([`status attempts=1 ${PROVISIONING}`])
+  })
+
+  test('has one at once where its Pod does not run, and where the clocks differ', () => {
+    const observed = job({ state: 'running', startedAt: NOW, problem: 'ErrImagePull' })
+    expect(fresh(0, { observed }).actions.map(line)).toEqual([`status attempts=1 ${PROVISIONING}`])
+    expect(fresh(-100).requeueAfterMs).toBe(QUIET_MS)
+    expect(fresh(-3_600_000).actions).toHaveLength(1)
+  })
+
+  test('has one that goes on where it said something before', () => {
+    expect(fresh(0, { conditions: ['Ready False PoolNotReady'], status: {} }).actions).toHaveLength(1)
+  })
+})
+
+test('An object that does not fit its Job is refused by the name of the field', () => {
+  const values = (value: string) =>
+    Object.fromEntries(Array.from({ length: 64 }, (_, index) => [`v${index}`, value]))
+  const spec = { filesystem: undefined, command: 'true', variables: values('x'.repeat(4096)) }
+  const given: Given = { spec, metadata: { annotations: { [ACCEPTED_ANNOTATION]: '{"command":""}' } } }
+  expect(ready(given)).toMatchObject({ reason: 'InvalidSpec' })
+  expect(ready(given)?.message).toMatch(/^spec\.variables: .*2[67]\d{4} bytes.*245760/)
+  expect(lines({ ...given, spec: { ...spec, variables: values('x'.repeat(3500)) } })).toContain('start job 1')
 })
 
 describe('A disk that cannot be made says why', () => {
@@ -227,7 +289,7 @@ describe('A disk that cannot be made says why', () => {
     ['foreign Job', { observed: job({ state: 'foreign', name: 'odd-uid-1' }) }, 'NameTaken', /odd-uid-1/],
     [
       'Pod that does not run',
-      { observed: job({ state: 'running', problem: 'ErrImagePull' }) },
+      { observed: job({ state: 'running', startedAt: NOW, problem: 'ErrImagePull' }) },
       'Provisioning',
       /ErrImagePull/,
     ],
@@ -312,8 +374,8 @@ describe('A disk that is deleted', () => {
     ['goes at once where nothing was done', deleted(), ['release']],
     [
       'stops its Job first',
-      deleted({ status: { attempts: 1 }, observed: job({ state: 'running' }) }),
-      ['status Ready=False/StoppingJob', 'delete job and map'],
+      deleted({ status: { attempts: 1 }, observed: running(30_000) }),
+      ['status Ready=False/StoppingJob', 'delete job'],
     ],
     [
       'waits for the Job to go',

@@ -5,7 +5,9 @@
  */
 import { InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { ConditionChange } from '../kube/conditions.ts'
-import { type FailedJob, retryDelay } from '../pool/job-view.ts'
+import { type FailedJob, type RunningJob, retryDelay } from '../pool/job-view.ts'
+import { objectProblem } from '../pool/make-job.ts'
+import { attemptsOf } from '../terms/attempts.ts'
 import { SPARE_ANNOTATION } from '../terms/names.ts'
 import { DISK_REASONS, type DiskReason } from '../terms/reasons.ts'
 import { accept, changedField } from './accepted.ts'
@@ -17,6 +19,7 @@ import {
   type DiskObserved,
   hasFile,
   isTrue,
+  objectOf,
   observedGeneration,
   type Plan,
   status,
@@ -33,10 +36,22 @@ export function planDisk(observed: DiskObserved): Plan {
   const changed = changedField(disk, parsed)
   if (changed) return notReady(observed, 'InvalidSpec', changed.message)
   const claim = accept(disk, parsed)
-  if (claim !== undefined) return { actions: [{ kind: 'claim', accepted: claim }] }
+  if (claim !== undefined) return claimed(observed, parsed, claim)
   if (isTrue(disk, 'Formatted') && !isTrue(disk, 'Provisioned')) return formatted(observed)
   if (isTrue(disk, 'Provisioned')) return provisioned(observed)
   return hasFile(parsed) ? make(observed, parsed) : planWithoutFile(observed)
+}
+
+/**
+ * Where the Job can be made at once, its attempt is counted by the claim itself, and not in the status: what is written
+ * so holds for the very state that was seen, too.
+ */
+function claimed(observed: DiskObserved, parsed: OnDemandDisk, accepted: string): Plan {
+  const { disk } = observed
+  const isUntouched = attemptsOf(disk) === 0 && !isTrue(disk, 'Formatted') && !isTrue(disk, 'Provisioned')
+  const [, job] = isUntouched && hasFile(parsed) ? make(observed, parsed).actions : []
+  if (job?.kind !== 'start job') return { actions: [{ kind: 'claim', accepted }] }
+  return { actions: [{ kind: 'claim', accepted, begins: true }, job] }
 }
 
 /** Says why clients cannot use the disk. */
@@ -110,7 +125,7 @@ function make(observed: DiskObserved, { spec }: OnDemandDisk): Plan {
     case 'terminating':
       return { actions: [] }
     case 'running':
-      return { actions: [status(disk, provisioning(disk, job.problem))] }
+      return running(observed, job)
     case 'none': {
       if (spec.source !== undefined) return planCopy(observed, spec.source, spec, obstacle(observed, spec))
       const spareUntil = spareDeadline(disk)
@@ -120,9 +135,23 @@ function make(observed: DiskObserved, { spec }: OnDemandDisk): Plan {
       const problem = obstacle(observed, spec)
       if (problem) return notReady(observed, ...problem)
       if (!pool.isReachable) return notReady(observed, 'PoolNotReady')
+      const unfit = objectProblem(objectOf(disk), 'spec')
+      if (unfit !== undefined) return notReady(observed, 'InvalidSpec', unfit)
       return start(disk)
     }
   }
+}
+
+/** How long a new disk may have no status while its Job is at work, in ms: most Jobs are done by then. */
+export const QUIET_MS = 5000
+
+/** That a Job is at work is worth a write only where somebody would have to wait for it. */
+function running({ disk, now }: DiskObserved, { startedAt, problem }: RunningJob): Plan {
+  const age = now - startedAt
+  const isQuiet = problem === undefined && disk.status?.conditions === undefined
+  // A clock that is wrong must not keep the status from being written.
+  if (isQuiet && Math.abs(age) < QUIET_MS) return { actions: [], requeueAfterMs: QUIET_MS - Math.max(age, 0) }
+  return { actions: [status(disk, provisioning(disk, problem))] }
 }
 
 /** Until when the agent may still turn a spare into this disk, in ms since 1970. */
@@ -140,7 +169,7 @@ function provisioning(disk: OnDemandDisk, problem?: string): ConditionChange[] {
 
 /** Counting the attempt changes the object: whoever has seen less than this status cannot write it, nor go on. */
 function start(disk: OnDemandDisk): Plan {
-  const attempt = (disk.status?.attempts ?? 0) + 1
+  const attempt = attemptsOf(disk) + 1
   return {
     actions: [
       status(disk, provisioning(disk), undefined, { attempts: attempt }),
@@ -161,7 +190,7 @@ function formatted({ disk, parsed, job }: DiskObserved): Plan {
         event,
         madeWith(parsed),
       ),
-      ...(job.state === 'succeeded' ? [{ kind: 'delete job', withConfigMap: true } as const] : []),
+      ...(job.state === 'succeeded' ? [{ kind: 'delete job' } as const] : []),
     ],
   }
 }
@@ -172,7 +201,7 @@ function provisioned({ disk, parsed, job }: DiskObserved): Plan {
   return {
     actions: [
       status(disk, [ready], undefined, madeWith(parsed)),
-      ...(isLeft ? [{ kind: 'delete job', withConfigMap: true } as const] : []),
+      ...(isLeft ? [{ kind: 'delete job' } as const] : []),
     ],
   }
 }
@@ -194,7 +223,7 @@ function readiness(disk: OnDemandDisk): ConditionChange {
 
 function failed(observed: DiskObserved, job: FailedJob): Plan {
   const { disk, now } = observed
-  const again = { actions: [{ kind: 'delete job', withConfigMap: false }] } as const
+  const again = { actions: [{ kind: 'delete job' }] } as const
   const isOutdated = job.generation !== (disk.metadata.generation ?? 0)
   if (job.isFinal) return isOutdated ? again : failure(disk, 'InvalidSpec', job.message)
   const due = job.finishedAt + retryDelay(job.attempt)

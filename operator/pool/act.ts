@@ -5,7 +5,7 @@ import { writeStatus } from '../kube/conditions.ts'
 import type { EventRecorder } from '../kube/events.ts'
 import { hasCode } from '../kube/kube-error.ts'
 import { CONFIG_MAPS, JOBS, type Job, PERSISTENT_VOLUME_CLAIMS } from '../kube/objects.ts'
-import { ACCEPTED_ANNOTATION, FINALIZER, MANAGER } from '../terms/names.ts'
+import { ACCEPTED_ANNOTATION, FINALIZER, MANAGER, spareJobName } from '../terms/names.ts'
 import type { SeenPool } from './observe.ts'
 import type { PoolAction } from './observed.ts'
 import { PART_RESOURCES, POOLS, type World } from './world.ts'
@@ -72,9 +72,6 @@ async function take(
       await apply(client, PART_RESOURCES[action.part], action.object, { fieldManager: MANAGER, signal })
       return undefined
     case 'start spares':
-      await unlessThere(client.create(CONFIG_MAPS, action.configMap, { signal }), () =>
-        client.patch(CONFIG_MAPS, action.configMap.metadata, 'merge', action.configMap, { signal }),
-      )
       await unlessThere(
         client.create(JOBS, action.job as Job, { signal }).then(job => world.freshJobs.note(job)),
       )
@@ -109,28 +106,30 @@ function isNews(before: DiskPool, after: DiskPool): boolean {
   return shown(before) !== shown(after)
 }
 
-async function unlessThere(request: Promise<unknown>, otherwise?: () => Promise<unknown>): Promise<void> {
+async function unlessThere(request: Promise<unknown>): Promise<void> {
   try {
     await request
   } catch (error) {
     if (!hasCode(error, 'AlreadyExists')) throw error
-    await otherwise?.()
+  }
+}
+
+async function unlessGone(request: Promise<unknown>): Promise<void> {
+  try {
+    await request
+  } catch (error) {
+    if (!hasCode(error, 'NotFound')) throw error
   }
 }
 
 async function deleteSpareJob(
   { client, freshJobs }: World,
-  { spareJobUid, pool }: SeenPool,
+  { spareJobUid, hasConfigMap, pool }: SeenPool,
   signal: AbortSignal,
 ) {
-  const ref = { namespace: pool.metadata.namespace, name: `odd-spares-${pool.metadata.uid}` }
+  const ref = { namespace: pool.metadata.namespace, name: spareJobName(pool.metadata.uid ?? '') }
   const preconditions = spareJobUid === undefined ? {} : { preconditions: { uid: spareJobUid } }
-  for (const [resource, options] of [[CONFIG_MAPS, {}] as const, [JOBS, preconditions] as const]) {
-    try {
-      await client.delete(resource, ref, { ...options, signal })
-    } catch (error) {
-      if (!hasCode(error, 'NotFound')) throw error
-    }
-  }
+  if (hasConfigMap) await unlessGone(client.delete(CONFIG_MAPS, ref, { signal }))
+  await unlessGone(client.delete(JOBS, ref, { ...preconditions, signal }))
   freshJobs.forget(`${ref.namespace}/${ref.name}`)
 }

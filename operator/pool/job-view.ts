@@ -13,12 +13,16 @@ export type JobView =
       /** ms since 1970. */
       readonly finishedAt: number
     }
-  | {
-      readonly state: 'running'
-      /** What keeps its Pod from running. */
-      readonly problem?: string | undefined
-    }
+  | RunningJob
   | FailedJob
+
+export interface RunningJob {
+  readonly state: 'running'
+  /** When it was made, in ms since 1970. */
+  readonly startedAt: number
+  /** What keeps its Pod from running. */
+  readonly problem?: string | undefined
+}
 
 export interface FailedJob {
   readonly state: 'failed'
@@ -57,8 +61,10 @@ export function viewJob(job: Job | undefined, pods: readonly Pod[], ownerUid: st
     return { state: 'succeeded', finishedAt: timeOf(complete.lastTransitionTime ?? status?.completionTime) }
   const own = pods.filter(pod => pod.metadata.ownerReferences?.some(({ uid }) => uid === metadata.uid))
   const failure = ended('Failed')
-  if (!failure)
-    return { state: 'running', problem: own.map(podProblem).find(problem => problem !== undefined) }
+  if (!failure) {
+    const problem = own.map(podProblem).find(each => each !== undefined)
+    return { state: 'running', startedAt: timeOf(metadata.creationTimestamp), problem }
+  }
   const said = own.map(terminationOf).find(termination => termination !== undefined)
   return {
     state: 'failed',
@@ -70,8 +76,8 @@ export function viewJob(job: Job | undefined, pods: readonly Pod[], ownerUid: st
   }
 }
 
-export function isOwnedBy({ metadata }: KubeObject, uid: string | undefined): boolean {
-  return uid !== undefined && metadata.ownerReferences?.some(owner => owner.uid === uid) === true
+export function isOwnedBy(object: KubeObject | undefined, uid: string | undefined): boolean {
+  return uid !== undefined && object?.metadata.ownerReferences?.some(owner => owner.uid === uid) === true
 }
 
 /** A Job without a time has just ended, as far as anyone knows; then it must not be tried again at once for ever. */

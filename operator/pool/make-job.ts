@@ -1,7 +1,12 @@
-/** The Job that makes disks on a pool's volume. No text of a user stands in it: that is in the ConfigMap's data. */
+/**
+ * The Job that makes disks on a pool's volume. The object is an annotation of its Pods, which the kubelet shows them as a
+ * file: no object beside the Job has to be made and deleted, and no text of a user stands where Kubernetes would
+ * expand `$(NAME)`.
+ */
 import type { DiskPool } from '../../crds/diskpool.ts'
-import type { KubeObject, OwnerReference } from '../kube/objects.ts'
-import { ATTEMPT_LABEL, GENERATION_ANNOTATION, labelsOf } from '../terms/names.ts'
+import type { OnDemandDiskSpec } from '../../crds/ondemanddisk.ts'
+import type { Job, KubeObject, OwnerReference } from '../kube/objects.ts'
+import { ATTEMPT_LABEL, GENERATION_ANNOTATION, labelsOf, OBJECT_ANNOTATION } from '../terms/names.ts'
 import { claimName } from './parts.ts'
 import { commonContainer, commonPodSpec, POOL_MOUNT, poolVolume } from './pods.ts'
 import { serverSelector } from './server-pod.ts'
@@ -12,8 +17,9 @@ const DEADLINE_SECONDS = 1200
 
 export interface MakeJobTerms {
   readonly pool: DiskPool
-  /** Of the Job and of the ConfigMap that has the object as `disk.json`. */
   readonly name: string
+  /** The OnDemandDisk, as `makeObject` has written it. */
+  readonly object: string
   readonly owner: OwnerReference
   /** Further labels of the Job and its Pod. */
   readonly labels: Readonly<Record<string, string>>
@@ -26,7 +32,7 @@ export interface MakeJobTerms {
 }
 
 export function makeJob(terms: MakeJobTerms, settings: PodSettings): KubeObject {
-  const { pool, name, owner, attempt, generation, args, besideServer } = terms
+  const { pool, name, object, owner, attempt, generation, args, besideServer } = terms
   const { metadata } = pool
   const labels = { ...labelsOf(metadata.name, 'make'), ...terms.labels, [ATTEMPT_LABEL]: String(attempt) }
   return {
@@ -44,7 +50,7 @@ export function makeJob(terms: MakeJobTerms, settings: PodSettings): KubeObject 
       backoffLimit: 0,
       activeDeadlineSeconds: DEADLINE_SECONDS,
       template: {
-        metadata: { labels },
+        metadata: { labels, annotations: { [OBJECT_ANNOTATION]: object } },
         spec: {
           ...commonPodSpec(pool, settings),
           restartPolicy: 'Never',
@@ -65,7 +71,7 @@ export function makeJob(terms: MakeJobTerms, settings: PodSettings): KubeObject 
           ],
           volumes: [
             poolVolume(claimName(pool)),
-            { name: 'manifest', configMap: { name } },
+            { name: 'manifest', downwardAPI: { items: [OBJECT_FILE] } },
             { name: 'tmp', emptyDir: {} },
           ],
         },
@@ -79,23 +85,33 @@ function besideServerOf(pool: string) {
   return { podAffinity: { requiredDuringSchedulingIgnoredDuringExecution: [term] } }
 }
 
-/** The ConfigMap of such a Job; `object` is an OnDemandDisk. */
-export function makeConfigMap(
-  pool: DiskPool,
-  name: string,
-  owner: OwnerReference,
-  object: unknown,
-): KubeObject {
-  const { namespace } = pool.metadata
-  return {
-    apiVersion: 'v1',
-    kind: 'ConfigMap',
-    metadata: {
-      name,
-      ...(namespace !== undefined && { namespace }),
-      labels: labelsOf(pool.metadata.name, 'make'),
-      ownerReferences: [owner],
-    },
-    data: { 'disk.json': JSON.stringify(object) },
-  } as KubeObject
+const OBJECT_FILE = {
+  path: 'disk.json',
+  fieldRef: { fieldPath: `metadata.annotations['${OBJECT_ANNOTATION}']` },
+}
+
+/** All annotations of an object have 256 KiB; the rest is for what admission adds. */
+const MAX_OBJECT = 240 * 1024
+
+/** What a Job is to make, as JSON. Who may connect is not the Job's business. */
+export function makeObject(
+  { apiVersion, kind, metadata }: Pick<KubeObject, 'apiVersion' | 'kind' | 'metadata'>,
+  { access: _, ...spec }: Partial<OnDemandDiskSpec>,
+): string {
+  return JSON.stringify({ apiVersion, kind, metadata, spec })
+}
+
+/**
+ * Why an object does not fit the Job, with the name of the field; undefined where it does. Only variables can be so
+ * long: all other text together has 130 KiB at most, however it is escaped.
+ */
+export function objectProblem(object: string, spec: string): string | undefined {
+  const bytes = Buffer.byteLength(object)
+  if (bytes <= MAX_OBJECT) return undefined
+  return `${spec}.variables: The object takes ${bytes} bytes as JSON, and at most ${MAX_OBJECT} reach the Job. Give less text in variables and command.`
+}
+
+/** Does a Job read its object from a ConfigMap of its name? Those of earlier operators do. */
+export function readsConfigMap(job: Job | undefined): boolean {
+  return job?.spec?.template.spec?.volumes?.some(({ configMap }) => configMap !== undefined) === true
 }

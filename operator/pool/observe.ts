@@ -9,6 +9,7 @@ import { refOf } from '../kube/store.ts'
 import { poolNames, spareJobName } from '../terms/names.ts'
 import { placeOfSnapshot } from '../terms/snapshots.ts'
 import { viewJob } from './job-view.ts'
+import { readsConfigMap } from './make-job.ts'
 import { type DisksView, PARTS, type Part, type PoolObserved } from './observed.ts'
 import { claimName } from './parts.ts'
 import type { PodSettings } from './settings.ts'
@@ -16,6 +17,8 @@ import { PART_RESOURCES, type World } from './world.ts'
 
 export interface SeenPool extends PoolObserved {
   readonly spareJobUid: string | undefined
+  /** The Job reads a ConfigMap, which goes with it. */
+  readonly hasConfigMap: boolean
 }
 
 /** How many disks a condition names. */
@@ -50,6 +53,7 @@ export async function observePool(
     settings,
     now: world.now(),
     spareJobUid: job?.metadata.uid,
+    hasConfigMap: readsConfigMap(job),
   }
 }
 

@@ -45,7 +45,7 @@ export type PoolAction =
   | { readonly kind: 'grow claim'; readonly name: string; readonly size: number }
   /** `isNew`: it is made only if there is nothing of its name. */
   | { readonly kind: 'apply'; readonly part: Part; readonly object: KubeObject; readonly isNew: boolean }
-  | { readonly kind: 'start spares'; readonly job: KubeObject; readonly configMap: KubeObject }
+  | { readonly kind: 'start spares'; readonly job: KubeObject }
   | { readonly kind: 'delete spare job' }
   | { readonly kind: 'status'; readonly change: StatusChange; readonly event?: EventNote }
   | { readonly kind: 'release'; readonly event?: EventNote }

@@ -215,7 +215,7 @@ describe('Spares', () => {
   test.for<[string, Given, string[]]>([
     ['are made when they are missing', given({ state: 'none' }), ['start spares']],
     ['are not made when they are there', given({ state: 'none' }, { spares: 2 }), []],
-    ['wait for the Job', given({ state: 'running' }), []],
+    ['wait for the Job', given({ state: 'running', startedAt: 0 }), []],
     ['wait until the agent has counted', given({ state: 'succeeded', finishedAt: NOW }), []],
     ['are done', given({ state: 'succeeded', finishedAt: NOW }, { spares: 2 }), ['delete spare job']],
     ['that fail say so', given(failed), ['SparesReady=False/SparesFailed']],
@@ -227,6 +227,22 @@ describe('Spares', () => {
     ['need the server’s node', { ...given({ state: 'none' }), serverPod: undefined }, []],
   ])('%s', ([, observed, expected]) => {
     expect(lines(observed).slice(1)).toEqual(expected)
+  })
+
+  test('whose template does not fit their Job say so, by the name of the field', () => {
+    const long = Array.from({ length: 64 }, (_, index) => [`v${index}`, 'x'.repeat(4096)])
+    const template = { size: '1Mi', command: 'true', variables: Object.fromEntries(long) }
+    const onDemand = { ...SPARES, template }
+    const { actions } = planPool(
+      see({ ...given({ state: 'none' }), spec: { onDemand }, parts: built({ onDemand }) }),
+    )
+    const message = expect.stringMatching(/^spec\.onDemand\.template\.variables: /)
+    expect(actions).toContainEqual(
+      expect.objectContaining({
+        change: { conditions: [expect.objectContaining({ type: 'SparesReady', message })] },
+      }),
+    )
+    expect(actions.map(({ kind }) => kind)).not.toContain('start spares')
   })
 })
 

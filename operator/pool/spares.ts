@@ -6,7 +6,7 @@ import type { PersistentVolumeClaim, Pod } from '../kube/objects.ts'
 import { SPARES_PATH, spareJobName } from '../terms/names.ts'
 import { spareKey } from '../terms/spares.ts'
 import { retryDelay } from './job-view.ts'
-import { makeConfigMap, makeJob } from './make-job.ts'
+import { makeJob, makeObject, objectProblem } from './make-job.ts'
 import type { PoolAction, PoolObserved, PoolPlan } from './observed.ts'
 import { ownerOf } from './parts.ts'
 
@@ -19,6 +19,11 @@ export function planSpares(observed: PoolObserved, pool: DiskPool): PoolPlan {
   const { enabled, spares, template } = pool.spec.onDemand
   const isWanted = enabled && spares > 0 && template !== undefined
   const isMissing = isWanted && (observed.pool.status?.spares ?? 0) < spares
+  const problem =
+    isMissing && job.state === 'none'
+      ? objectProblem(objectOf(template), 'spec.onDemand.template')
+      : undefined
+  if (problem !== undefined) return { actions: [failure(problem)] }
   switch (job.state) {
     case 'none':
       return { actions: isMissing && isReachable(observed) ? [start(observed, pool, template, 1)] : [] }
@@ -76,22 +81,18 @@ function start(
   const { metadata, spec } = pool
   const name = spareJobName(metadata.uid ?? '')
   const owner = ownerOf(pool)
-  const object = {
-    apiVersion: API_GROUP_VERSION,
-    kind: ONDEMANDDISK_KIND,
-    metadata: { name: 'spare', uid: spareKey(template) },
-    spec: template,
-  }
   const terms = {
-    ...{ pool, name, owner, labels: {}, attempt, generation: metadata.generation ?? 0 },
+    ...{ pool, name, object: objectOf(template), owner, labels: {}, attempt },
+    generation: metadata.generation ?? 0,
     args: ['--dir', SPARES_PATH, '--spares', String(spec.onDemand.spares)],
     besideServer: isOneNode(claim as PersistentVolumeClaim | undefined),
   }
-  return {
-    kind: 'start spares',
-    job: makeJob(terms, settings),
-    configMap: makeConfigMap(pool, name, owner, object),
-  } as const
+  return { kind: 'start spares', job: makeJob(terms, settings) } as const
+}
+
+function objectOf(template: NonNullable<DiskPool['spec']['onDemand']['template']>): string {
+  const metadata = { name: 'spare', uid: spareKey(template) }
+  return makeObject({ apiVersion: API_GROUP_VERSION, kind: ONDEMANDDISK_KIND, metadata }, template)
 }
 
 /** Can the volume be mounted on one node only? */

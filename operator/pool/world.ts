@@ -195,11 +195,13 @@ export function followWorld(
   }
 }
 
-/** Of a Job only its end is of interest; its template is most of it. */
+/** Of a Job only its end is of interest, and what has to be deleted with it; its template is most of it. */
 function withoutTemplate(job: Job): Job {
   const { managedFields: _, ...metadata } = job.metadata as Job['metadata'] & { managedFields?: unknown }
-  const { spec: __, ...rest } = job
-  return { ...rest, metadata } as Job
+  const { spec, ...rest } = job
+  const volumes = spec?.template.spec?.volumes?.filter(({ configMap }) => configMap !== undefined) ?? []
+  const kept = volumes.length === 0 ? {} : { spec: { template: { spec: { volumes } } } }
+  return { ...rest, ...kept, metadata } as Job
 }
 
 /** A namespace that is going does so for minutes; what is known of it holds for so long, in ms. */

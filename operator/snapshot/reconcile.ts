@@ -1,8 +1,7 @@
 /** One snapshot at a time: looks at it, and takes the steps of its plan. */
 import { type DiskSnapshot, parseDiskSnapshot } from '../../crds/disksnapshot.ts'
 import { orInvalid } from '../../crds/invalid-spec-error.ts'
-import { viewPool } from '../disk/observe.ts'
-import { isTrue } from '../disk/observed.ts'
+import { isStarted, viewPool } from '../disk/observe.ts'
 import { writeStatus } from '../kube/conditions.ts'
 import type { ReconcileResult } from '../kube/controller.ts'
 import type { EventRecorder } from '../kube/events.ts'
@@ -58,11 +57,7 @@ export async function reconcileSnapshot(
 function usedOf(world: World, pool: string, except: string): number {
   let used = snapshotPlaces(world, pool, except)
   for (const disk of world.disks.byIndex('pool', pool)) {
-    const isStarted =
-      (disk.status?.attempts ?? 0) > 0 ||
-      isTrue(disk, 'Provisioned') ||
-      world.starting.has(disk.metadata.uid ?? '')
-    if (isStarted) used += disk.status?.size ?? sizeOf(disk)
+    if (isStarted(world, disk)) used += disk.status?.size ?? sizeOf(disk)
   }
   return used
 }

@@ -12,6 +12,10 @@ export const DISK_LABEL = `${API_GROUP}/disk-uid`
 export const ATTEMPT_LABEL = `${API_GROUP}/attempt`
 /** On a Job: generation of the object that it was made for. */
 export const GENERATION_ANNOTATION = `${API_GROUP}/generation`
+/** On the Pods of a Job that makes disks: the object that `ondemand-disk make` reads. */
+export const OBJECT_ANNOTATION = `${API_GROUP}/object`
+/** On a disk: the first Job was to be made right after this was written. */
+export const BEGUN_ANNOTATION = `${API_GROUP}/begun`
 /** On a disk, by its user: `"true"` deletes it though clients have it open. */
 export const FORCE_DELETE_ANNOTATION = `${API_GROUP}/force-delete`
 /** On a disk or a snapshot: what cannot be changed of its spec, as it was accepted, for API servers that do not know CEL. */
@@ -39,9 +43,9 @@ export function labelsOf(pool: string, component: Component): Record<string, str
   }
 }
 
-/** Names of a disk's Job and ConfigMap. The uid is the API server's own, 36 characters. */
+/** Name of a disk's Job. The uid is the API server's own, 36 characters. */
 export const diskJobName = (uid: string) => `odd-${uid}`
-/** Names of the Job and the ConfigMap that make a pool's spares. */
+/** Name of the Job that makes a pool's spares. */
 export const spareJobName = (poolUid: string) => `odd-spares-${poolUid}`
 
 /** A StatefulSet's name with the hash of a revision behind it becomes a label of its Pods, which has 63 characters. */

@@ -36,10 +36,10 @@
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
-# What that Job reads: the disk's object.
+# What such a Job of an earlier version reads: it goes with the Job.
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [create, patch, delete]
+  verbs: [delete]
 # Why a pool's server or a Job does not run: the state of its pods.
 - apiGroups: [""]
   resources: [pods]
