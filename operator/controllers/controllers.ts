@@ -5,6 +5,7 @@ import type { Controllers, ControllersTerms } from '../cli/run.ts'
 import { actOnDisk } from '../disk/act.ts'
 import { observeDisk, planInPlace } from '../disk/observe.ts'
 import { isTrue } from '../disk/observed.ts'
+import { notePlace } from '../disk/places.ts'
 import { startController } from '../kube/controller.ts'
 import type { KubeObject } from '../kube/objects.ts'
 import { type Priority, WorkQueue } from '../kube/queue.ts'
@@ -40,6 +41,7 @@ export function startControllers({ client, events, options, log }: ControllersTe
     {
       disk(event) {
         const { object } = event
+        notePlace(world, event)
         diskQueue.add(keyOf(object), isSettled(object) ? priorityOf(event) : 'news')
         lookAtCopies(object)
         if (event.type !== 'updated' || countsAnew(event.old, object))
@@ -143,6 +145,7 @@ export function startControllers({ client, events, options, log }: ControllersTe
     obstacles.follow(key, seen ? obstaclesOf(seen) : [])
     if (!seen) {
       placed.delete(key)
+      world.places.delete(key)
       return undefined
     }
     const places = `${seen.disks.count} ${seen.disks.provisioned}`

@@ -4,14 +4,13 @@ import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
 import { InvalidSpecError, orInvalid } from '../../crds/invalid-spec-error.ts'
 import { type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { JOBS, type Job, type PersistentVolumeClaim, type Pod } from '../kube/objects.ts'
-import { keyOf, refOf } from '../kube/store.ts'
-import { isOwnedBy, type JobView, viewJob } from '../pool/job-view.ts'
+import { refOf } from '../kube/store.ts'
+import { type JobView, viewJob } from '../pool/job-view.ts'
 import { readsConfigMap } from '../pool/make-job.ts'
-import { sizeOf, snapshotPlaces } from '../pool/observe.ts'
+import { sizeOf } from '../pool/observe.ts'
 import { claimName } from '../pool/parts.ts'
 import { isOneNode } from '../pool/spares.ts'
-import { exportKeyOf, poolKeyOf, type World } from '../pool/world.ts'
-import { allot, type Claimant, type Refusal } from '../terms/allotment.ts'
+import { exportKeyOf, type World } from '../pool/world.ts'
 import { attemptsOf } from '../terms/attempts.ts'
 import { diskJobName, poolNames } from '../terms/names.ts'
 import {
@@ -22,6 +21,7 @@ import {
   type PoolView,
   type SourceView,
 } from './observed.ts'
+import { isStarted, refusalOf } from './places.ts'
 import { planDisk } from './plan.ts'
 
 /** A disk as it is seen, with what doing something for it needs beside. */
@@ -196,40 +196,6 @@ async function findJob(world: World, disk: OnDemandDisk): Promise<Job | undefine
   if (stored) return stored
   if (attemptsOf(disk) === 0 || isTrue(disk, 'Formatted') || disk.spec?.source !== undefined) return undefined
   return await world.client.find(JOBS, ref)
-}
-
-/**
- * Has the disk a place in its pool, whatever the limits are now? By its status, or by a Job: what the metadata says of
- * attempts anyone may write who may write the disk.
- */
-export function isStarted(world: World, disk: OnDemandDisk): boolean {
-  const { namespace, uid = '' } = disk.metadata
-  if (world.starting.has(uid) || (disk.status?.attempts ?? 0) > 0) return true
-  if (isTrue(disk, 'Provisioned') || isTrue(disk, 'Formatted')) return true
-  const name = diskJobName(uid)
-  return isOwnedBy(world.freshJobs.latest(`${namespace}/${name}`, world.jobs.get(namespace, name)), uid)
-}
-
-function refusalOf(world: World, disk: OnDemandDisk, pool: DiskPool | undefined): Refusal | undefined {
-  if (!pool) return undefined
-  const { quota, onDemand } = pool.spec
-  if (quota === undefined && onDemand.maxDisks === undefined) return undefined
-  const all = world.disks
-    .byIndex('pool', poolKeyOf(disk))
-    .map(stored => claimantOf(world, world.freshDisks.latest(keyOf(stored), stored) ?? stored))
-  const snapshots = snapshotPlaces(world, poolKeyOf(disk))
-  return allot(all, { quota, maxDisks: onDemand.maxDisks, snapshots }).get(disk.metadata.uid ?? '')?.refusal
-}
-
-function claimantOf(world: World, disk: OnDemandDisk): Claimant {
-  const { uid = '', creationTimestamp = '' } = disk.metadata
-  return {
-    uid,
-    createdAt: creationTimestamp,
-    size: sizeOf(disk),
-    currentSize: disk.status?.size,
-    started: isStarted(world, disk),
-  }
 }
 
 /** What a disk is to be a copy of. */

@@ -6,6 +6,7 @@ import { Fresh } from '../pool/fresh.ts'
 import { DISK_INDEXERS, SNAPSHOT_INDEXERS, type World } from '../pool/world.ts'
 import { ACCEPTED_ANNOTATION, BEGUN_ANNOTATION, diskJobName, FINALIZER, POOL_LABEL } from '../terms/names.ts'
 import { planInPlace, type SeenDisk } from './observe.ts'
+import { notePlace } from './places.ts'
 
 const NAMES = ['a', 'b', 'c']
 
@@ -33,16 +34,27 @@ function disk(name: string, exportName = name, second = 0): OnDemandDisk {
 
 function setUp(disks: readonly OnDemandDisk[], onDemand: object = {}) {
   const store = new ObjectStore<OnDemandDisk>(DISK_INDEXERS)
-  for (const each of disks) store.set(each)
+  const counted = { disks: 0 }
+  const byIndex = store.byIndex.bind(store)
+  store.byIndex = (index, value) => {
+    const found = byIndex(index, value)
+    counted.disks += found.length
+    return found
+  }
   const world = {
     disks: store,
     jobs: new ObjectStore(),
     freshDisks: new Fresh(),
     freshJobs: new Fresh(),
+    places: new Map(),
     starting: new Set(),
     snapshots: new ObjectStore(SNAPSHOT_INDEXERS),
     startingSnapshots: new Map(),
   } as unknown as World
+  /** As the watch brings it. */
+  const set = (each: OnDemandDisk) => store.set(each).forEach(event => void notePlace(world, event))
+  const drop = (each: OnDemandDisk) => store.delete(each).forEach(event => void notePlace(world, event))
+  for (const each of disks) set(each)
   const validPool = { spec: { onDemand } } as DiskPool
   const starts = (each: OnDemandDisk) => {
     const seen = { disk: each, parsed: parseOnDemandDisk(each), validPool, now: 0 } as unknown as SeenDisk
@@ -53,38 +65,38 @@ function setUp(disks: readonly OnDemandDisk[], onDemand: object = {}) {
     })
     return plan.actions.some(({ kind }) => kind === 'start job')
   }
-  return { store, world, starts }
+  return { world, starts, set, drop, counted }
 }
 
 test('Workers that plan before any of them has written do not give a place away twice', () => {
   const disks = NAMES.map(name => disk(name))
   // The youngest is the first that is known.
-  const { store, starts } = setUp(disks.slice(2), { maxDisks: 1 })
+  const { set, starts } = setUp(disks.slice(2), { maxDisks: 1 })
   expect(starts(disks[2] as OnDemandDisk)).toBe(true)
-  for (const each of disks.slice(0, 2)) store.set(each)
+  for (const each of disks.slice(0, 2)) set(each)
   expect(disks.slice(0, 2).map(starts)).toEqual([false, false])
 })
 
 test('Nor a name', () => {
   const [young, old] = [disk('young', 'same', 1), disk('old', 'same', 0)]
-  const { store, starts } = setUp([young])
+  const { set, starts } = setUp([young])
   expect(starts(young)).toBe(true)
-  store.set(old)
+  set(old)
   expect(starts(old)).toBe(false)
 })
 
 test('Who has written into the metadata that the disk is begun has no place by that, and who has a Job has one', () => {
-  const disks = NAMES.map(name => disk(name))
-  const { world, starts } = setUp(disks, { maxDisks: 1 })
-  const [, , last] = disks as [OnDemandDisk, OnDemandDisk, OnDemandDisk]
+  const [first, last] = [disk('first'), disk('last', 'last', 1)]
   const { metadata } = last
   const annotations = { ...metadata.annotations, [BEGUN_ANNOTATION]: 'true' }
-  world.freshDisks.note({ ...last, metadata: { ...metadata, annotations } })
-  expect(starts({ ...last, metadata: { ...metadata, annotations } })).toBe(false)
-  const ownerReferences = [{ ...last, name: 'c', uid: metadata.uid ?? '' }]
+  const begun = { ...last, metadata: { ...metadata, annotations } }
+  expect([first, begun].map(setUp([first, begun], { maxDisks: 1 }).starts)).toEqual([true, false])
+  const { world, starts } = setUp([first, begun], { maxDisks: 1 })
+  const { apiVersion, kind } = last
+  const ownerReferences = [{ apiVersion, kind, name: 'last', uid: metadata.uid ?? '' }]
   const job = { name: diskJobName(metadata.uid ?? ''), namespace: 'ns', uid: 'job', ownerReferences }
   world.freshJobs.note({ apiVersion: 'batch/v1', kind: 'Job', metadata: job })
-  expect(disks.slice(0, 2).map(starts)).toEqual([false, false])
+  expect(starts(first)).toBe(false)
 })
 
 test('What was planned in vain gives its place back', () => {
@@ -93,4 +105,24 @@ test('What was planned in vain gives its place back', () => {
   expect(disks.map(starts)).toEqual([true, false, false])
   world.starting.clear()
   expect(disks.map(starts)).toEqual([true, false, false])
+})
+
+test('Disks that come and are made one after the other are not all counted for each of them', () => {
+  const { world, starts, set, drop, counted } = setUp([], { maxDisks: 900 })
+  const all = Array.from({ length: 1000 }, (_, index) => disk(`d${String(index).padStart(4, '0')}`))
+  const started = all.map(each => {
+    set(each)
+    const isStarted = starts(each)
+    const { uid = '' } = each.metadata
+    if (isStarted) set({ ...each, status: { attempts: 1, size: 2 ** 20 } })
+    world.starting.delete(uid)
+    return isStarted
+  })
+  expect(started.filter(Boolean)).toHaveLength(900)
+  expect(started.lastIndexOf(true)).toBe(899)
+  // Who asks for a name looks at those who want the same: one each. All of the pool are looked at once.
+  expect(counted.disks).toBeLessThan(2 * all.length)
+  drop(all[0] as OnDemandDisk)
+  expect(all.slice(900).map(starts).filter(Boolean)).toHaveLength(1)
+  expect(counted.disks).toBeLessThan(4 * all.length)
 })

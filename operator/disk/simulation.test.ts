@@ -128,6 +128,7 @@ class Operator {
       freshPools: new Fresh(),
       snapshots: new ObjectStore(SNAPSHOT_INDEXERS),
       freshSnapshots: new Fresh(),
+      places: new Map(),
       starting: this.#starting,
       startingSnapshots: new Map(),
       isNamespaceTerminating: async () => false,

@@ -24,6 +24,7 @@ import {
 import { type Reflector, startReflector } from '../kube/reflector.ts'
 import type { Indexers, Store, StoreEvent } from '../kube/store.ts'
 import { MANAGED_SELECTOR, poolNames } from '../terms/names.ts'
+import type { Places } from '../terms/places.ts'
 import { Fresh } from './fresh.ts'
 import type { Part } from './observed.ts'
 
@@ -88,6 +89,8 @@ export interface World {
   readonly freshPools: Fresh<DiskPool>
   readonly freshSnapshots: Fresh<DiskSnapshot>
   readonly freshJobs: Fresh<Job>
+  /** Who has a place in the pools that have limits, by the pool's key. */
+  readonly places: Map<string, Places>
   /** Uids of disks that are being given a place at this very moment. */
   readonly starting: Set<string>
   /** Snapshots that are: their sizes in bytes, by uid, with the pool's key. */
@@ -184,6 +187,7 @@ export function followWorld(
   return {
     ...{ client, disks, pools, snapshots, jobs, pods, claims, parts },
     ...{ freshDisks, freshPools, freshSnapshots, freshJobs },
+    places: new Map(),
     starting: new Set(),
     startingSnapshots: new Map(),
     isNamespaceTerminating: namespaceWatch(client),

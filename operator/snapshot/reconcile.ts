@@ -1,7 +1,8 @@
 /** One snapshot at a time: looks at it, and takes the steps of its plan. */
 import { type DiskSnapshot, parseDiskSnapshot } from '../../crds/disksnapshot.ts'
 import { orInvalid } from '../../crds/invalid-spec-error.ts'
-import { isStarted, viewPool } from '../disk/observe.ts'
+import { viewPool } from '../disk/observe.ts'
+import { isStarted } from '../disk/places.ts'
 import { writeStatus } from '../kube/conditions.ts'
 import type { ReconcileResult } from '../kube/controller.ts'
 import type { EventRecorder } from '../kube/events.ts'

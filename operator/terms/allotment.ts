@@ -66,14 +66,10 @@ export function allot(
     result.set(uid, { size })
   }
   let count = started.length
-  for (const { uid, size, started: isStarted } of all) {
-    if (isStarted) continue
-    const refusal =
-      count >= maxDisks
-        ? tooMany(maxDisks)
-        : size > 0 && used + size > quota
-          ? overQuota(size, used, quota)
-          : undefined
+  for (const disk of all) {
+    if (disk.started) continue
+    const { uid, size } = disk
+    const refusal = refusalFor(disk, { used, count }, { quota, maxDisks })
     if (refusal) {
       result.set(uid, { refusal })
       continue
@@ -83,6 +79,16 @@ export function allot(
     result.set(uid, { size })
   }
   return result
+}
+
+/** Why a new disk has no place behind those that have `used` bytes and are `count` disks; undefined where it has. */
+export function refusalFor(
+  { size }: Claimant,
+  { used, count }: { readonly used: number; readonly count: number },
+  { quota = Number.POSITIVE_INFINITY, maxDisks = Number.POSITIVE_INFINITY }: PoolLimits,
+): Refusal | undefined {
+  if (count >= maxDisks) return tooMany(maxDisks)
+  return size > 0 && used + size > quota ? overQuota(size, used, quota) : undefined
 }
 
 function tooMany(maxDisks: number): Refusal {
