@@ -15,7 +15,7 @@ rule() {
 network_up() {
   local outside address
   ip link show odd-node >/dev/null 2>&1 || ip link add odd-node type bridge
-  ip addr show dev odd-node | grep -q "$node_ip/32" || ip addr add "$node_ip/32" dev odd-node
+  ip addr replace "$node_ip/32" dev odd-node
   ip link set odd-node up
   echo 1 >/proc/sys/net/ipv4/ip_forward
   [[ ! -e /proc/sys/net/bridge/bridge-nf-call-iptables ]] || echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables
