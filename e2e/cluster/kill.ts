@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -40,10 +41,23 @@ export async function crashContainer(
   return true
 }
 
+/** Tries to start the API server again: without it, nothing else could tell what is wrong. */
+const STARTS = 3
+
 /** Kills hack/cluster's API server, leaves it dead for so many ms, and starts it again. */
 export async function crashApiServer(deadFor: number): Promise<void> {
   const [pid] = (await readFile(join(STATE, 'pid/apiserver'), 'utf8')).split(' ')
   kill(Number(pid))
   await sleep(deadFor)
-  await check(join(checkout, 'hack/cluster/up'), [], { timeout: 180_000 })
+  // It takes a while to die, and `up` leaves alone what is alive.
+  while (existsSync(`/proc/${pid}/fd/0`)) await sleep(10)
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await check(join(checkout, 'hack/cluster/up'), [], { timeout: 180_000 })
+      return
+    } catch (error) {
+      if (attempt === STARTS) throw error
+      process.stdout.write(`The API server is not up again: ${error}\n`)
+    }
+  }
 }
