@@ -37,6 +37,27 @@ export const uninstall = (kubeconfig: string): Promise<Ended> =>
     timeout: 150_000,
   })
 
+/** Names of the product's CRDs that the cluster has. */
+export async function crdsOf(kubectl: Kubectl): Promise<string[]> {
+  const names = await kubectl(['get', 'crd', '-o', 'name'])
+  return names.split('\n').filter(name => name.endsWith('.ondemanddisk.dev'))
+}
+
+/**
+ * Removes the release, its namespace, and the CRDs that are not among the known ones. Throws what helm says where the
+ * tests have left disks or pools: then all stays, so that they can be looked at and deleted.
+ */
+export async function remove(kubeconfig: string, kubectl: Kubectl, known: readonly string[]): Promise<void> {
+  const { status, stdout, stderr } = await uninstall(kubeconfig)
+  if (status !== 0 && !/release: not found/i.test(stderr)) {
+    throw new Error(`helm uninstall ended with ${status}:\n${stdout}${stderr}`)
+  }
+  const late = { timeout: 150_000 }
+  await kubectl(['delete', 'namespace', RELEASE_NAMESPACE, '--ignore-not-found', '--timeout=120s'], late)
+  const added = (await crdsOf(kubectl)).filter(name => !known.includes(name))
+  if (added.length > 0) await kubectl(['delete', ...added, '--timeout=120s'], late)
+}
+
 function imageValues(image: string): string[] {
   const [name = '', digest] = image.split('@')
   const colon = name.lastIndexOf(':')

@@ -2,14 +2,14 @@
  * Before the first test of the project `cluster`: a Kubernetes cluster with the product's image in it. With
  * KUBECONFIG and E2E_IMAGE in the environment it is that cluster (kind, any other), and the image is one that
  * its nodes have or can pull (E2E_CLIENT_IMAGE: one with libnbd's programs and Python; E2E_OWN=true: the cluster is
- * hack/cluster's, brought up by hand); else it is hack/cluster's, which is taken down afterwards, however the run
+ * hack/cluster's, brought up by hand), from which the release is removed again; else it is hack/cluster's, which is taken down afterwards, however the run
  * ends.
  */
 import { join } from 'node:path'
 import type { TestProject } from 'vitest/node'
 import { check, checkout, run } from '../harness.ts'
 import { kubectl } from './kubectl.ts'
-import { install } from './release.ts'
+import { crdsOf, install, remove } from './release.ts'
 import { addVolumes } from './volumes.ts'
 
 /** What tests are given. */
@@ -30,6 +30,9 @@ declare module 'vitest' {
   }
 }
 
+/** CRDs that the cluster had before this run: the users' own. */
+let known: readonly string[] = []
+
 /** A first build of Kubernetes and of the base image takes this long on a busy machine. */
 const SETUP_LIMIT = 40 * 60_000
 const UNAVAILABLE = 69
@@ -41,7 +44,17 @@ const { KUBECONFIG, E2E_IMAGE, E2E_CLIENT_IMAGE = '', E2E_OWN } = process.env
 
 export async function setup(project: TestProject): Promise<void> {
   const cluster = await prepare()
-  if (cluster.unavailable === undefined) await install({ ...cluster, kubectl: kubectl(cluster.kubeconfig) })
+  if (cluster.unavailable === undefined) {
+    const terms = { ...cluster, kubectl: kubectl(cluster.kubeconfig) }
+    known = await crdsOf(terms.kubectl)
+    try {
+      await install(terms)
+    } catch (error) {
+      // Nobody calls teardown then.
+      await teardown().catch(problem => process.stderr.write(`${problem}\n`))
+      throw error
+    }
+  }
   project.provide('cluster', cluster)
 }
 
@@ -74,8 +87,10 @@ async function prepare(): Promise<ClusterSetup> {
   return { kubeconfig, image: OWN_IMAGE, clientImage: OWN_CLIENT_IMAGE, own: true }
 }
 
+/** A cluster that was there before keeps nothing of the run. */
 export async function teardown(): Promise<void> {
-  if (!(KUBECONFIG && E2E_IMAGE)) await hack('cluster/down')
+  if (KUBECONFIG && E2E_IMAGE) await remove(KUBECONFIG, kubectl(KUBECONFIG), known)
+  else await hack('cluster/down')
 }
 
 /** Runs a script of hack/, which may say that this machine lacks what it takes. */
