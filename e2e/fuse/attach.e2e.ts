@@ -1,5 +1,5 @@
 /** `attach`, `detach` and `attached` by FUSE and a loop device, and how they end. Nothing may be left. */
-import { readFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeEach, expect, test } from 'vitest'
 import { check, checkout, type Ended, run, type Scratch, scratch, startServer } from '../harness.ts'
@@ -99,6 +99,35 @@ test('A device in use is detached lazily: it goes with its last user', async () 
   }
   await until('the device is free', async () => !(await isConfigured(disk.device)))
   await until('the process has ended', async () => (await daemonOf(uri)) < 0)
+})
+
+test('A disk whose server is away while it is let go of is not detached until all is written', async () => {
+  await using dir = await scratch()
+  await using folder = await scratch()
+  let server = await serve(dir)
+  await using _last = { [Symbol.asyncDispose]: () => server.kill() }
+  const { port } = server
+  const uri = server.uri('alice')
+  await using disk = await attach(uri)
+  await check('mount', [disk.device, folder.path])
+  await writeFile(join(folder.path, 'file'), 'kept')
+  await server.kill()
+  expect((await odd('detach', '--lazy', disk.device)).stderr).toBe('')
+  const unmounting = run('umount', [folder.path])
+  await until('it is not mounted any more', async () => (await mountAt(folder.path)) === undefined)
+  // Twice: whoever asks again must not be told that it is gone.
+  for (const how of [[], ['--lazy']]) {
+    await odd('detach', ...how, uri)
+    expect((await odd('attached')).stdout).toContain(disk.device)
+  }
+  server = await serve(dir, port)
+  expect((await unmounting).status).toBe(0)
+  await until('the process has ended', async () => (await daemonOf(uri)) < 0)
+  expect((await odd('attached')).stdout).not.toContain(uri)
+  expect(await server.stop()).toBe(0)
+  const image = join(dir.path, 'alice')
+  await check('e2fsck', ['-fn', image])
+  expect((await check('debugfs', ['-R', 'cat file', image])).trim()).toBe('kept')
 })
 
 test('A killed process fails its device, and leaves neither a process that hangs nor a device', async () => {

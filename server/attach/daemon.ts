@@ -68,21 +68,31 @@ let serving: EventDevice | undefined
 const openSoon = (root: number) =>
   open(`/proc/self/fd/${root}`, readOnly ? constants.O_RDONLY : constants.O_RDWR)
 
+/** A loop device that this process has open. */
+interface LoopDevice {
+  readonly path: string
+  readonly handle: FileHandle
+  /**
+   * Leads to it without having it open, so that this process is found to serve it also once it has let go: what has been
+   * written may not be with the server for long after that, and a disk that is not found counts as detached.
+   */
+  readonly node: FileHandle
+}
+
 /** Takes a loop device that is free, and keeps it open. */
-async function takeLoopDevice(): Promise<{ path: string; handle: FileHandle }> {
+async function takeLoopDevice(): Promise<LoopDevice> {
   const control = await open('/dev/loop-control', constants.O_RDWR)
   try {
     const path = `/dev/loop${freeLoopDevice(control.fd)}`
-    return { path, handle: await open(path, readOnly ? constants.O_RDONLY : constants.O_RDWR) }
+    const handle = await open(path, readOnly ? constants.O_RDONLY : constants.O_RDWR)
+    return { path, handle, node: await open(path, O_PATH) }
   } finally {
     await control.close()
   }
 }
 
 /** What is served: the loop device, and the file behind it, by which its size is asked for. */
-interface Served {
-  readonly path: string
-  readonly handle: FileHandle
+interface Served extends LoopDevice {
   readonly file: FileHandle
 }
 
@@ -96,18 +106,18 @@ async function serve(client: NbdClient): Promise<Served> {
   for (let attempt = 0; ; attempt++) {
     // First, so that a kernel which ends this process closes the device last, when /dev/fuse is gone already:
     // what it still writes back then fails, and does not wait for an answer that nobody will give.
-    const { path, handle } = await takeLoopDevice()
+    const loop = await takeLoopDevice()
     const device = openDevice('returns')
     const file = await startFile(client, device, state)
     try {
-      await configureLoop(handle.fd, file.fd, readOnly, uri)
+      await configureLoop(loop.handle.fd, file.fd, readOnly, uri)
       const known = await open(`/proc/self/fd/${file.fd}`, O_PATH)
       await file.close()
-      return { path, handle, file: known }
+      return { ...loop, file: known }
     } catch (error) {
       await file.close()
       await serving?.ended
-      await handle.close()
+      await Promise.all([loop.handle.close(), loop.node.close()])
       if (codeOf(error) !== 'EBUSY' || attempt === 20) throw error
     }
   }
@@ -175,6 +185,7 @@ async function run(): Promise<void> {
   closeSync(REPORT)
   closeSync(LOCK)
   await serving?.ended
+  await served.node.close()
   // The loop device has flushed the file by closing it.
   await client.close()
 }

@@ -17,7 +17,7 @@ export function daemonArguments(uri: string, { readOnly, deadAfterMs, tag }: Att
 const orNothing = <Value>(promise: Promise<Value>, nothing: Value): Promise<Value> =>
   promise.catch(() => nothing)
 
-/** The loop device that a process has open and that has a file behind it. */
+/** The loop device that a process has open, or leads to, and that has a file behind it. */
 async function deviceOf(pid: string): Promise<string | undefined> {
   for (const descriptor of await orNothing(readdir(`/proc/${pid}/fd`), [])) {
     const path = await orNothing(readlink(`/proc/${pid}/fd/${descriptor}`), '')

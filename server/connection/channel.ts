@@ -5,7 +5,7 @@
 import { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { ERRNO, SystemCallError } from '../linux/errno.ts'
-import { type Lingerers, Lingering } from '../linux/lingering.ts'
+import { LINGER_TURN_MS, type Lingerers, Lingering } from '../linux/lingering.ts'
 import { addressOf, lastErrno, nap, peerState, tryReceive, trySend } from '../linux/syscalls.ts'
 import type { DescriptorHandle } from './handle.ts'
 import type { Receiver } from './receiver.ts'
@@ -27,8 +27,6 @@ const headArea = area.subarray(0, 16 * 2 ** 10)
 /** Who was the last to wait for more requests, and when, in ms. */
 let napper: Channel | undefined
 let nappedAt = 0
-/** For how long one connection may have its requests looked for before others get their turn, in ms. */
-const LINGER_TURN_MS = 1
 const lingerers: Lingerers = { last: undefined }
 /** How long the wait of one connection serves the others too, in ms. */
 const NAP_SERVES_MS = 0.1

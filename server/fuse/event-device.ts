@@ -5,7 +5,7 @@
 import { closeSync, readFileSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { ERRNO } from '../linux/errno.ts'
-import { Lingering } from '../linux/lingering.ts'
+import { LINGER_TURN_MS, Lingering } from '../linux/lingering.ts'
 import { readInto, replaceDescriptor, socketPair } from '../linux/mount.ts'
 import { lastErrno } from '../linux/syscalls.ts'
 import { sendReply } from './device.ts'
@@ -16,9 +16,6 @@ import { NO_REPLY, type Session } from './session.ts'
 
 /** Requests that are under way at once; the kernel keeps the others. */
 const MAX_EXCHANGES = 128
-
-/** For how long requests may be looked for before anything else has its turn, in ms. */
-const LINGER_TURN_MS = 1
 
 /** A device that is being served. */
 export interface EventDevice {

@@ -5,6 +5,8 @@
 
 /** How long an answer is looked for, in ms: about what two wake-ups cost. */
 const LINGER_MS = 0.08
+/** For how long requests may be looked for one after the other before anything else has its turn, in ms. */
+export const LINGER_TURN_MS = 1
 /** Requests over which it is judged: while it is tried, and once it has proved right. */
 const [TRIAL, TERM] = [16, 256]
 /** Of these, the part that has to be answered in time. */
