@@ -100,6 +100,8 @@ export async function startListening(
 
 /** Asks a process to end, and kills it when it has not after 10 s: its hanging must not hang the benchmark. */
 async function endProcess(pid: number): Promise<void> {
+  // One that has ended by itself has failed the row, and the error of that is the one to tell.
+  if (statOf(pid) === undefined) return
   process.kill(pid, 'SIGTERM')
   for (let tries = 0; tries < 500; tries++) {
     const state = statOf(pid)?.[0]
