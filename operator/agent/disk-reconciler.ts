@@ -11,14 +11,15 @@ import type { ReconcileResult } from '../kube/controller.ts'
 import type { EventRecorder } from '../kube/events.ts'
 import { hasCode } from '../kube/kube-error.ts'
 import { allot, type Claimant } from '../terms/allotment.ts'
-import { attemptsOf } from '../terms/attempts.ts'
+import { hasBegun } from '../terms/attempts.ts'
+import { isTrue } from '../terms/conditions.ts'
 import { SPARE_ANNOTATION } from '../terms/names.ts'
 import { disksMadeOf, placeOfSnapshot, snapshotsTakenOf } from '../terms/snapshots.ts'
 import { placeOf } from './admit.ts'
 import type { Copier } from './copier.ts'
 import { eventsOf, refusalEvent } from './events.ts'
 import type { ManifestDirectory } from './manifest-directory.ts'
-import { type AgentAction, type AgentObserved, isTrue } from './observed.ts'
+import type { AgentAction, AgentObserved } from './observed.ts'
 import { planDisk } from './plan.ts'
 import type { ServerMirror } from './server-mirror.ts'
 import { isUid, type Volume } from './volume.ts'
@@ -87,7 +88,7 @@ export function claimantOf(disk: OnDemandDisk, parsed: OnDemandDisk | InvalidSpe
     createdAt: creationTimestamp,
     size: parsed instanceof InvalidSpecError ? 0 : placeOf(parsed.spec),
     currentSize: disk.status?.size,
-    started: attemptsOf(disk) > 0 || isTrue(disk, 'Provisioned') || isTrue(disk, 'Formatted'),
+    started: hasBegun(disk),
   }
 }
 

@@ -3,9 +3,9 @@ import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { ExportState } from '../../server/control/state.ts'
 import type { ConditionChange } from '../kube/conditions.ts'
 import type { EventNote } from '../kube/events.ts'
+import { conditionOf } from '../terms/conditions.ts'
 import type { AgentReason } from '../terms/reasons.ts'
 import { addressOf } from './exported.ts'
-import { conditionOf } from './observed.ts'
 
 /** Reasons that are news; what is left out is seen in the conditions, or told by the operator. */
 const TOLD: Readonly<Partial<Record<AgentReason, EventNote['type']>>> = {

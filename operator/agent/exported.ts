@@ -5,8 +5,9 @@ import { formatSize } from '../../crds/quantity.ts'
 import { quote } from '../../crds/quote.ts'
 import type { ExportState } from '../../server/control/state.ts'
 import type { ConditionChange } from '../kube/conditions.ts'
+import { conditionOf } from '../terms/conditions.ts'
 import type { AgentReason } from '../terms/reasons.ts'
-import { type AgentObserved, conditionOf, hasFile } from './observed.ts'
+import { type AgentObserved, hasFile } from './observed.ts'
 
 /** Connections change often, and what a disk takes up all the time: so long is waited, in ms, before they are written again. */
 export const CONNECTIONS_PAUSE_MS = 2000

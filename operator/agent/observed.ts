@@ -1,5 +1,5 @@
 /** What the agent of a pool sees of a disk, and what it can do for it. */
-import type { Condition, InvalidSpecError, OnDemandDisk } from '../../crds/ondemanddisk.ts'
+import type { InvalidSpecError, OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { ExportState } from '../../server/control/state.ts'
 import type { StatusChange } from '../kube/conditions.ts'
 import type { Allotment } from '../terms/allotment.ts'
@@ -74,12 +74,4 @@ export interface AgentPlan {
 /** Is the disk a file of the pool? */
 export function hasFile({ spec }: OnDemandDisk): boolean {
   return spec.mode === 'Persistent' && spec.upstream === undefined
-}
-
-export function conditionOf(disk: OnDemandDisk, type: string): Condition | undefined {
-  return disk.status?.conditions?.find(condition => condition.type === type)
-}
-
-export function isTrue(disk: OnDemandDisk, type: string): boolean {
-  return conditionOf(disk, type)?.status === 'True'
 }

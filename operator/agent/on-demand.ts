@@ -10,12 +10,12 @@ import type { KubeClient } from '../kube/client.ts'
 import { hasCode } from '../kube/kube-error.ts'
 import { type KubeLog, reasonOf } from '../kube/log.ts'
 import type { Claimant } from '../terms/allotment.ts'
+import { conditionOf } from '../terms/conditions.ts'
 import { spareKey } from '../terms/spares.ts'
 import { admit, onDemandObject, placeOf } from './admit.ts'
 import { claimantOf, nameRules, type PoolView, parseDisk, placeOfSnapshots } from './disk-reconciler.ts'
 import { manifestName } from './manifest-directory.ts'
 import { objectNames } from './object-name.ts'
-import { conditionOf } from './observed.ts'
 import type { Volume } from './volume.ts'
 
 export interface OnDemandTerms {

@@ -1,6 +1,7 @@
 /** What the agent does for a disk, from what it sees: the manifest, the file, and the status. No I/O. */
 import { InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { ConditionChange } from '../kube/conditions.ts'
+import { conditionOf, isTrue } from '../terms/conditions.ts'
 import { FINALIZER, FORCE_DELETE_ANNOTATION, SPARE_ANNOTATION } from '../terms/names.ts'
 import { readyWhenExported } from '../terms/readiness.ts'
 import { AGENT_REASONS } from '../terms/reasons.ts'
@@ -14,14 +15,7 @@ import {
   usersOf,
 } from './exported.ts'
 import { deletingManifest, manifestText } from './manifest.ts'
-import {
-  type AgentAction,
-  type AgentObserved,
-  type AgentPlan,
-  conditionOf,
-  hasFile,
-  isTrue,
-} from './observed.ts'
+import { type AgentAction, type AgentObserved, type AgentPlan, hasFile } from './observed.ts'
 
 /** Something that only the server can bring is looked for again after so long, in ms, should its news be missed. */
 const LOOK_AGAIN_MS = 5000

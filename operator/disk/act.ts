@@ -2,7 +2,7 @@
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { writeStatus } from '../kube/conditions.ts'
 import type { EventRecorder } from '../kube/events.ts'
-import { hasCode } from '../kube/kube-error.ts'
+import { hasCode, unlessGone } from '../kube/kube-error.ts'
 import { CONFIG_MAPS, JOBS, type Job, type OwnerReference } from '../kube/objects.ts'
 import { keyOf } from '../kube/store.ts'
 import { makeJob } from '../pool/make-job.ts'
@@ -88,15 +88,6 @@ async function take(
       const patch = { metadata: { resourceVersion: metadata.resourceVersion, finalizers } }
       return await unlessGone(client.patch(DISKS, metadata, 'merge', patch, options))
     }
-  }
-}
-
-async function unlessGone<T>(request: Promise<T>): Promise<T | undefined> {
-  try {
-    return await request
-  } catch (error) {
-    if (hasCode(error, 'NotFound')) return undefined
-    throw error
   }
 }
 

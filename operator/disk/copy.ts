@@ -1,8 +1,9 @@
 /** What is to be done for a disk that is to be made as a copy: the agent of its pool makes it, once it has a place there. */
 import type { OnDemandDiskSpec, SourceSpec } from '../../crds/ondemanddisk.ts'
 import { formatSize } from '../../crds/quantity.ts'
+import { conditionOf } from '../terms/conditions.ts'
 import type { DiskReason } from '../terms/reasons.ts'
-import { condition, conditionOf, type DiskObserved, type Plan, type SourceView, status } from './observed.ts'
+import { condition, type DiskObserved, type Plan, type SourceView, status } from './observed.ts'
 import { notReady } from './plan.ts'
 
 /** Gives the disk its place and says which object it is a copy of, both at one stroke; from then on it is the agent's. */

@@ -1,9 +1,10 @@
 /** What is to be done for a disk that is being deleted. */
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
-import { attemptsOf } from '../terms/attempts.ts'
+import { attemptsOf, hasBegun } from '../terms/attempts.ts'
+import { conditionOf, isTrue } from '../terms/conditions.ts'
 import { FINALIZER, FORCE_DELETE_ANNOTATION, SPARE_ANNOTATION } from '../terms/names.ts'
 import { DISK_REASONS } from '../terms/reasons.ts'
-import { condition, conditionOf, type DiskObserved, isTrue, type Plan, status } from './observed.ts'
+import { condition, type DiskObserved, type Plan, status } from './observed.ts'
 
 /** Namespaces are not followed: whether this one is being deleted is asked for, in ms. */
 const LOOK_AGAIN_MS = 10_000
@@ -21,8 +22,7 @@ export function planDeletion({ disk, pool, job }: DiskObserved): Plan {
   if (job.state !== 'none' && job.state !== 'foreign') {
     return { actions: [stopping(disk), { kind: 'delete job' }] }
   }
-  const hasBegun = attemptsOf(disk) > 0 || isTrue(disk, 'Provisioned') || isTrue(disk, 'Formatted')
-  if (!hasBegun && disk.metadata.annotations?.[SPARE_ANNOTATION] === undefined) {
+  if (!hasBegun(disk) && disk.metadata.annotations?.[SPARE_ANNOTATION] === undefined) {
     return { actions: [{ kind: 'release' }] }
   }
   if (isRemoved(disk)) {

@@ -12,15 +12,9 @@ import { claimName } from '../pool/parts.ts'
 import { isOneNode } from '../pool/spares.ts'
 import { exportKeyOf, type World } from '../pool/world.ts'
 import { attemptsOf } from '../terms/attempts.ts'
+import { isTrue } from '../terms/conditions.ts'
 import { diskJobName, poolNames } from '../terms/names.ts'
-import {
-  type DiskAction,
-  type DiskObserved,
-  isTrue,
-  type Plan,
-  type PoolView,
-  type SourceView,
-} from './observed.ts'
+import type { DiskAction, DiskObserved, Plan, PoolView, SourceView } from './observed.ts'
 import { isStarted, refusalOf } from './places.ts'
 import { planDisk } from './plan.ts'
 

@@ -1,5 +1,5 @@
 /** What is seen of a disk, what can be done for it, and how its conditions are written. */
-import type { Condition, InvalidSpecError, OnDemandDisk } from '../../crds/ondemanddisk.ts'
+import type { InvalidSpecError, OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { ConditionChange, StatusChange } from '../kube/conditions.ts'
 import type { EventNote } from '../kube/events.ts'
 import type { JobView } from '../pool/job-view.ts'
@@ -73,14 +73,6 @@ export interface Plan {
 /** Is the disk a file of the pool? */
 export function hasFile({ spec }: OnDemandDisk): boolean {
   return spec.mode === 'Persistent' && spec.upstream === undefined
-}
-
-export function conditionOf(disk: OnDemandDisk, type: string): Condition | undefined {
-  return disk.status?.conditions?.find(condition => condition.type === type)
-}
-
-export function isTrue(disk: OnDemandDisk, type: string): boolean {
-  return conditionOf(disk, type)?.status === 'True'
 }
 
 /** A condition of ours. */

@@ -6,9 +6,9 @@ import { isOwnedBy } from '../pool/job-view.ts'
 import { sizeOf, snapshotPlaces } from '../pool/observe.ts'
 import { poolKeyOf, type World } from '../pool/world.ts'
 import type { Claimant, Refusal } from '../terms/allotment.ts'
+import { isTrue } from '../terms/conditions.ts'
 import { diskJobName } from '../terms/names.ts'
 import { createPlaces } from '../terms/places.ts'
-import { isTrue } from './observed.ts'
 
 /**
  * Has the disk a place in its pool, whatever the limits are now? By its status, or by a Job: what the metadata says of

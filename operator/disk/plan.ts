@@ -7,7 +7,8 @@ import { InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { ConditionChange } from '../kube/conditions.ts'
 import { type FailedJob, type RunningJob, retryDelay } from '../pool/job-view.ts'
 import { objectProblem } from '../pool/make-job.ts'
-import { attemptsOf } from '../terms/attempts.ts'
+import { attemptsOf, hasBegun } from '../terms/attempts.ts'
+import { conditionOf, isTrue } from '../terms/conditions.ts'
 import { SPARE_ANNOTATION } from '../terms/names.ts'
 import { DISK_REASONS, type DiskReason } from '../terms/reasons.ts'
 import { accept, changedField } from './accepted.ts'
@@ -15,10 +16,8 @@ import { planCopy } from './copy.ts'
 import { planDeletion } from './deletion.ts'
 import {
   condition,
-  conditionOf,
   type DiskObserved,
   hasFile,
-  isTrue,
   objectOf,
   observedGeneration,
   type Plan,
@@ -48,8 +47,7 @@ export function planDisk(observed: DiskObserved): Plan {
  */
 function claimed(observed: DiskObserved, parsed: OnDemandDisk, accepted: string): Plan {
   const { disk } = observed
-  const isUntouched = attemptsOf(disk) === 0 && !isTrue(disk, 'Formatted') && !isTrue(disk, 'Provisioned')
-  const [, job] = isUntouched && hasFile(parsed) ? make(observed, parsed).actions : []
+  const [, job] = !hasBegun(disk) && hasFile(parsed) ? make(observed, parsed).actions : []
   if (job?.kind !== 'start job') return { actions: [{ kind: 'claim', accepted }] }
   return { actions: [{ kind: 'claim', accepted, begins: true }, job] }
 }

@@ -101,6 +101,16 @@ export function hasCode(error: unknown, ...codes: readonly string[]): error is K
   return error instanceof KubeError && codes.includes(error.code)
 }
 
+/** What came of a request; undefined where its object is gone. */
+export async function unlessGone<T>(request: Promise<T>): Promise<T | undefined> {
+  try {
+    return await request
+  } catch (error) {
+    if (hasCode(error, 'NotFound')) return undefined
+    throw error
+  }
+}
+
 /** The objects that the server still has do not go back to this resourceVersion: everything is to be listed anew. */
 export function isExpired(error: unknown): boolean {
   return (

@@ -3,7 +3,7 @@ import type { DiskPool } from '../../crds/diskpool.ts'
 import { apply } from '../kube/apply.ts'
 import { writeStatus } from '../kube/conditions.ts'
 import type { EventRecorder } from '../kube/events.ts'
-import { hasCode } from '../kube/kube-error.ts'
+import { hasCode, unlessGone } from '../kube/kube-error.ts'
 import { CONFIG_MAPS, JOBS, type Job, PERSISTENT_VOLUME_CLAIMS } from '../kube/objects.ts'
 import { ACCEPTED_ANNOTATION, FINALIZER, MANAGER, spareJobName } from '../terms/names.ts'
 import type { SeenPool } from './observe.ts'
@@ -111,14 +111,6 @@ async function unlessThere(request: Promise<unknown>): Promise<void> {
     await request
   } catch (error) {
     if (!hasCode(error, 'AlreadyExists')) throw error
-  }
-}
-
-async function unlessGone(request: Promise<unknown>): Promise<void> {
-  try {
-    await request
-  } catch (error) {
-    if (!hasCode(error, 'NotFound')) throw error
   }
 }
 

@@ -1,5 +1,6 @@
 /** How often a Job was begun for a disk. */
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
+import { isTrue } from './conditions.ts'
 import { BEGUN_ANNOTATION } from './names.ts'
 
 /**
@@ -9,4 +10,9 @@ import { BEGUN_ANNOTATION } from './names.ts'
 export function attemptsOf({ metadata, status }: OnDemandDisk): number {
   const begun = metadata.annotations?.[BEGUN_ANNOTATION] === undefined ? 0 : 1
   return Math.max(status?.attempts ?? 0, begun)
+}
+
+/** May there be anything of the disk on the volume? */
+export function hasBegun(disk: OnDemandDisk): boolean {
+  return attemptsOf(disk) > 0 || isTrue(disk, 'Provisioned') || isTrue(disk, 'Formatted')
 }

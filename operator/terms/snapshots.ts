@@ -1,11 +1,7 @@
 /** What operator and agent agree on about snapshots, and disks that are made as copies. */
 import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
-
-type WithConditions = Pick<DiskSnapshot | OnDemandDisk, 'status'>
-
-const isTrue = ({ status }: WithConditions, type: string) =>
-  status?.conditions?.some(each => each.type === type && each.status === 'True') === true
+import { isTrue } from './conditions.ts'
 
 /** The snapshot has a place in its pool: the agent takes it. */
 export const isAccepted = (snapshot: DiskSnapshot) => isTrue(snapshot, 'Accepted')
