@@ -1,6 +1,6 @@
 /**
  * Runs in front of every test file. What a test waits for, it waits for as long as a busy machine may need, for only
- * what never comes is a failure; expect.poll has the same from vitest.config.ts, and vi.waitFor has no such setting.
+ * what never comes is a failure; expect.poll has its own from vitest.config.ts, and vi.waitFor has no such setting.
  */
 import { vi } from 'vitest'
 

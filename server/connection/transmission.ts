@@ -111,7 +111,6 @@ export class Transmission implements Receiver, PayloadOwner {
 
   receive(buffer: Buffer, start: number, end: number): number {
     this.#isReceiving = true
-    this.isDone = false
     this.#parsed.startedAt = this.#recorder.beginTurn()
     this.#turn.begin(this.#parsed.startedAt)
     let at = start
@@ -132,7 +131,7 @@ export class Transmission implements Receiver, PayloadOwner {
     }
     // Some clients send the header of a WRITE and its data apart.
     const isAwaited = this.#waiting === (this.payload.left > 0 ? 1 : 0)
-    this.isDone ||= this.#turn.requests <= 1 && isAwaited && at === end
+    this.isDone = this.#turn.requests <= 1 && isAwaited && at === end
     this.gathering.note(this.#turn.requests, at - start, this.#parsed.startedAt)
     if (this.#turn.isOver) this.#schedule()
     if (this.#hungUp) this.#endWhenIdle()
@@ -173,7 +172,6 @@ export class Transmission implements Receiver, PayloadOwner {
     if (this.blocked) this.#schedule()
     const isLone = this.#turn.requests === 1 && this.#waiting === 1 && this.#finished.length === 0
     this.#disk.backend.endBatch(this.#disk.handle, isLone && this.#turn.isAlone)
-    this.isDone = isLone && this.#finished.length === 1
   }
 
   lent(bytes: number): void {
