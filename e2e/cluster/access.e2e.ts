@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { type ClientPod, startClients } from './client.ts'
+import { awaitRoutes, type ClientPod, startClients } from './client.ts'
 import { disk, diskPath, pool, poolPath, ready, uriOf } from './disks.ts'
 import { type Cluster, eventually, newNamespace, onCluster, useCluster } from './harness.ts'
 import { RELEASE_NAMESPACE } from './release.ts'
@@ -26,6 +26,7 @@ beforeAll(async () => {
     disk(ns, 'bob', { poolName: 'open', size: '64Mi', access: { allow: [`${a.ip}/32`] } }),
   )
   for (const name of ['alice', 'bob']) await ready(cluster, diskPath(ns, name))
+  await awaitRoutes(a, ns, 'lab', 'open')
 })
 afterAll(async () => {
   await namespace?.[Symbol.asyncDispose]()

@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { checkout } from '../harness.ts'
 import { type Held, hold } from '../held.ts'
+import { hostOf } from './disks.ts'
 import { type Cluster, eventually, type KubeObject } from './harness.ts'
 
 /** A pod with libnbd's programs, the userspace client of the tests. It ends with its namespace. */
@@ -42,6 +43,25 @@ export async function startClients(
       return clientOf(cluster, namespace, name, pod.status.podIP)
     }),
   )
+}
+
+/** Looks for a TCP connection to the host named; prints nothing. */
+const KNOCK = 'import socket, sys; socket.create_connection((sys.argv[1], 10809), 5).close()'
+
+/**
+ * Waits until the Services of the pools lead from the client to their pods. A pool is Ready when its Pod is, which
+ * kube-proxy learns when everybody does: until it has told its kernel, whoever connects is refused.
+ */
+export async function awaitRoutes(
+  client: ClientPod,
+  namespace: string,
+  ...services: string[]
+): Promise<void> {
+  for (const service of services)
+    await eventually(`the Service ${service} leads to its pod`, 60_000, async () => {
+      await client.python(KNOCK, hostOf(namespace, service))
+      return true
+    })
 }
 
 const clientPod = (name: string, image: string): KubeObject => ({

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { type ClientPod, startClients } from './client.ts'
+import { awaitRoutes, type ClientPod, startClients } from './client.ts'
 import { becomes, condition, disk, diskPath, gone, pool, poolPath, ready, uriOf } from './disks.ts'
 import { type Cluster, eventually, newNamespace, onCluster, useCluster } from './harness.ts'
 import { RELEASE_NAMESPACE } from './release.ts'
@@ -24,7 +24,9 @@ beforeAll(async () => {
     disk(ns, 'bob', { poolName: 'lab', size: '64Mi', filesystem: { type: 'vfat' } }),
   )
   for (const name of ['alice', 'bob']) await ready(cluster, diskPath(ns, name))
-  if (cluster.clientImage !== '') [client] = (await startClients(cluster, ns, 'client')) as [ClientPod]
+  if (cluster.clientImage === '') return
+  ;[client] = (await startClients(cluster, ns, 'client')) as [ClientPod]
+  await awaitRoutes(client, ns, 'lab')
 })
 afterAll(async () => {
   await namespace?.[Symbol.asyncDispose]()

@@ -56,9 +56,12 @@ export async function becomes(
 export const gone = (cluster: Cluster, path: string, limit = PATIENCE): Promise<true> =>
   eventually(`${path} is gone`, limit, async () => (await cluster.get(path)) === undefined)
 
+/** Name of a Service as a client in another namespace writes it. */
+export const hostOf = (namespace: string, service: string) => `${service}.${namespace}.svc.cluster.local`
+
 /** URI of a disk as a client in another namespace writes it. */
 export const uriOf = (namespace: string, poolName: string, exportName: string) =>
-  `nbd://${poolName}.${namespace}.svc.cluster.local/${exportName}`
+  `nbd://${hostOf(namespace, poolName)}/${exportName}`
 
 /** What there is on the volume of the pool `lab`: disks, spares, snapshots and copies under way, and what is retained. */
 export async function filesOfPool(cluster: Cluster, namespace: string): Promise<readonly string[]> {

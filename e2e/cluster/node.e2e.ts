@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { RESTRICTED, startClients } from './client.ts'
+import { awaitRoutes, RESTRICTED, startClients } from './client.ts'
+import { uriOf } from './disks.ts'
 import { type Cluster, eventually, newNamespace, onCluster, useCluster } from './harness.ts'
 
 let cluster: Cluster
@@ -68,12 +69,9 @@ describe('The server in a pod, without an operator', () => {
       const endpoints = await cluster.get(`/api/v1/namespaces/${namespace.name}/endpoints/disks`)
       return endpoints?.subsets?.[0]?.addresses?.length === 1
     })
-    const uri = `nbd://disks.${namespace.name}.svc.cluster.local/alice`
-    // kube-proxy learns of the endpoint when we do, and refuses whoever comes before it has told the kernel.
-    const size = await eventually('the Service leads to the pod', 60_000, () =>
-      a.exec('nbdinfo', '--size', uri),
-    )
-    expect(size).toBe(`${64 * 1024 ** 2}\n`)
+    const uri = uriOf(namespace.name, 'disks', 'alice')
+    await awaitRoutes(a, namespace.name, 'disks')
+    expect(await a.exec('nbdinfo', '--size', uri)).toBe(`${64 * 1024 ** 2}\n`)
     await expect(b.exec('nbdinfo', '--size', uri)).rejects.toThrow('nbdinfo')
     const log = await cluster.kubectl(['logs', '-n', namespace.name, 'server'])
     expect(log).toContain(`Client ${b.ip} is refused by deny rule`)

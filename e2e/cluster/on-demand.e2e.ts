@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { firstByteScript } from '../first-byte.ts'
-import { type ClientPod, startClients } from './client.ts'
+import { awaitRoutes, type ClientPod, startClients } from './client.ts'
 import { becomes, condition, GROUP, pool, poolPath, ready, uriOf } from './disks.ts'
 import { type Cluster, eventually, type KubeObject, newNamespace, onCluster, useCluster } from './harness.ts'
 import { RELEASE_NAMESPACE } from './release.ts'
@@ -34,6 +34,7 @@ beforeAll(async () => {
     pool(ns, 'closed'),
   )
   for (const name of ['slow', 'fast', 'closed']) await ready(cluster, poolPath(ns, name))
+  await awaitRoutes(client, ns, 'slow', 'fast', 'closed')
 })
 afterAll(async () => {
   await namespace?.[Symbol.asyncDispose]()

@@ -2,8 +2,8 @@ import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { check, checkout, type Scratch, scratch } from '../harness.ts'
-import { type ClientPod, startClients } from './client.ts'
-import { disk, diskPath, GROUP, pool, ready } from './disks.ts'
+import { awaitRoutes, type ClientPod, startClients } from './client.ts'
+import { disk, diskPath, GROUP, hostOf, pool, ready } from './disks.ts'
 import { type Cluster, newNamespace, onCluster, useCluster } from './harness.ts'
 import { RELEASE_NAMESPACE } from './release.ts'
 
@@ -22,7 +22,7 @@ beforeAll(async () => {
   ns = namespace.name
   folder = await scratch()
   await check(join(checkout, 'hack/test-certificates'), [join(folder.path, 'pki')])
-  await certifyServer(`certified.${ns}.svc.cluster.local`)
+  await certifyServer(hostOf(ns, 'certified'))
   ;[client] = (await startClients(cluster, ns, 'client')) as [ClientPod]
   for (const path of ['keys.psk', 'wrong.psk']) await carry(path)
   for (const who of ['alice', 'bob'])
@@ -43,6 +43,7 @@ beforeAll(async () => {
     disk(ns, 'with-name', { poolName: 'certified', size: '64Mi' }),
   )
   for (const name of ['with-key', 'with-name']) await ready(cluster, diskPath(ns, name))
+  await awaitRoutes(client, ns, 'keyed', 'certified')
 })
 afterAll(async () => {
   await namespace?.[Symbol.asyncDispose]()
@@ -82,7 +83,7 @@ async function secret(name: string, files: Readonly<Record<string, string>>): Pr
   await cluster.apply({ apiVersion: 'v1', kind: 'Secret', metadata: { namespace: ns, name }, data })
 }
 
-const host = (poolName: string) => `${poolName}.${ns}.svc.cluster.local`
+const host = (poolName: string) => hostOf(ns, poolName)
 const size = (uri: string) => client.exec('nbdinfo', '--size', uri)
 const MIB = 2 ** 20
 
