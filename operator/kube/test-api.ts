@@ -226,13 +226,15 @@ export class TestApi {
 
   #watch(query: URLSearchParams, namespace: string | undefined, signal: AbortSignal): Answer {
     let version = Number(query.get('resourceVersion'))
-    if (version < this.#oldest) {
-      const status = { kind: 'Status', code: 410, reason: 'Expired', message: 'too old resource version' }
-      return { status: 200, body: one(`${JSON.stringify({ type: 'ERROR', object: status })}\n`) }
-    }
     const api = this
     async function* events(): AsyncGenerator<string> {
       for (;;) {
+        // Also a watch that had begun, when what it has not yet told is forgotten: it must not go on after a gap.
+        if (version < api.#oldest) {
+          const status = { kind: 'Status', code: 410, reason: 'Expired', message: 'too old resource version' }
+          yield `${JSON.stringify({ type: 'ERROR', object: status })}\n`
+          return
+        }
         const news = api.#changes.filter(change => change.version > version)
         for (const { type, object, version: reached } of news) {
           version = reached
