@@ -3,6 +3,12 @@ import { tallyReporter } from './hack/report.ts'
 
 const { CI, TEST_LOGS: folder, TEST_SUITE: suite } = process.env
 
+/**
+ * Foreign programs, a kernel and a cluster take part in these, on a machine that does other things too. What passes
+ * only when it is tried again is told at the end of the run, with what it had failed of.
+ */
+const RETRIES = 1
+
 export default defineConfig({
   test: {
     reporters: ['default', tallyReporter(CI === 'true', folder && suite ? { folder, suite } : undefined)],
@@ -26,6 +32,7 @@ export default defineConfig({
           expect: { poll: { timeout: 30_000 } },
           // Each drives whole servers, clients or a virtual machine; side by side they would starve each other.
           fileParallelism: false,
+          retry: RETRIES,
           testTimeout: 180_000,
           hookTimeout: 180_000,
         },
@@ -37,6 +44,7 @@ export default defineConfig({
           globalSetup: ['e2e/cluster/setup.ts'],
           // They share one node.
           fileParallelism: false,
+          retry: RETRIES,
           testTimeout: 180_000,
           hookTimeout: 180_000,
         },

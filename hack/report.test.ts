@@ -18,6 +18,8 @@ beforeAll(() => {
   const tests = {
     pass: `test('a', () => undefined)`,
     fail: `test('a', () => { throw new Error('wrong') })`,
+    unsteady: `let tries = 0; test('a', { retry: 1 }, () => { if (tries++ === 0) throw new Error('not yet') })`,
+    hopeless: `test('a', { retry: 1 }, () => { throw new Error('never') })`,
     excused: `test('a', ({ skip }) => skip('there is no qemu'))`,
     mute: `test.skip('a', () => undefined)`,
     broken: `throw new Error('does not load')`,
@@ -51,6 +53,7 @@ async function run(files: string[], environment: Record<string, string> = {}) {
     counts: read('case.counts').trim(),
     skipped: read('case.skipped'),
     failed: read('case.failed'),
+    unsteady: read('case.unsteady'),
   }
 }
 
@@ -76,6 +79,13 @@ describe.concurrent('The tally of a test run', async () => {
     const { status, counts, skipped } = await run(['excused'], { STRICT: 'yes' })
     expect({ status, counts }).toEqual({ status: 1, counts: '0 1 0' })
     expect(skipped).toContain('there is no qemu (a failure')
+  })
+
+  test('tells what passed only when it was tried again', async () => {
+    const { status, counts, failed, unsteady } = await run(['pass', 'unsteady', 'hopeless'])
+    expect({ status, counts }).toEqual({ status: 1, counts: '2 1 0' })
+    expect(unsteady).toBe('  unsteady.case.ts > a: not yet\n')
+    expect(failed).toBe('  hopeless.case.ts > a: never\n')
   })
 
   test('counts what broke outside a test', async () => {

@@ -12,6 +12,8 @@ export interface Tally {
 interface Names {
   readonly skips: string[]
   readonly failures: string[]
+  /** What passed only when it was tried again, and why it had failed. */
+  readonly unsteady: string[]
 }
 
 /**
@@ -19,12 +21,12 @@ interface Names {
  * reason (`context.skip('the reason')` does), and always when `strict`: a machine of CI must run everything.
  *
  * With `logs`, a folder, it also leaves there `SUITE.counts` (`passed failed skipped`) and, where there are any,
- * `SUITE.skipped` and `SUITE.failed` (a line each), for `hack/test` to sum up.
+ * `SUITE.skipped`, `SUITE.failed` and `SUITE.unsteady` (a line each), for `hack/test` to sum up.
  */
 export function tallyReporter(strict: boolean, logs?: { folder: string; suite: string }): Reporter {
   return {
     onTestRunEnd(modules, unhandledErrors) {
-      const { tally, skips, failures } = count(modules, strict)
+      const { tally, skips, failures, unsteady } = count(modules, strict)
       tally.failed += unhandledErrors.length
       failures.push(...unhandledErrors.map(({ message }) => failureText('Outside a test', message)))
       if (tally.failed > 0) process.exitCode = 1
@@ -33,6 +35,7 @@ export function tallyReporter(strict: boolean, logs?: { folder: string; suite: s
         writeFileSync(`${folder}/${suite}.counts`, `${tally.passed} ${tally.failed} ${tally.skipped}\n`)
         if (skips.length > 0) appendFileSync(`${folder}/${suite}.skipped`, skips.join(''))
         if (failures.length > 0) appendFileSync(`${folder}/${suite}.failed`, failures.join(''))
+        if (unsteady.length > 0) appendFileSync(`${folder}/${suite}.unsteady`, unsteady.join(''))
       } else if (skips.length > 0) {
         process.stdout.write(`\nSkipped:\n${skips.join('')}`)
       }
@@ -46,6 +49,7 @@ function count(modules: readonly TestModule[], strict: boolean): Names & { tally
   const tally: Tally = { passed: 0, failed: 0, skipped: 0 }
   const skips: string[] = []
   const failures: string[] = []
+  const unsteady: string[] = []
   for (const module of modules) {
     // A module that does not load, or a hook that fails, is a failure without a test of its own.
     let broken = false
@@ -58,10 +62,13 @@ function count(modules: readonly TestModule[], strict: boolean): Names & { tally
     }
     for (const test of module.children.allTests()) {
       const result = test.result()
-      if (result.state === 'passed') tally.passed++
-      else if (result.state === 'failed') {
+      const name = `${module.relativeModuleId} > ${test.fullName}`
+      if (result.state === 'passed') {
+        tally.passed++
+        if (test.diagnostic()?.flaky) unsteady.push(failureText(name, result.errors?.[0]?.message))
+      } else if (result.state === 'failed') {
         tally.failed++
-        failures.push(failureText(`${module.relativeModuleId} > ${test.fullName}`, result.errors[0]?.message))
+        failures.push(failureText(name, result.errors[0]?.message))
       } else {
         const reason = result.state === 'skipped' ? result.note : undefined
         const forbidden = strict || !reason
@@ -69,11 +76,9 @@ function count(modules: readonly TestModule[], strict: boolean): Names & { tally
         // Nobody skipped it: it was not reached.
         if (broken && !reason) continue
         const verdict = strict ? ' (a failure, because CI is true)' : reason ? '' : ' (a failure)'
-        skips.push(
-          `  ${module.relativeModuleId} > ${test.fullName}: ${reason ?? 'no reason is given'}${verdict}\n`,
-        )
+        skips.push(`  ${name}: ${reason ?? 'no reason is given'}${verdict}\n`)
       }
     }
   }
-  return { tally, skips, failures }
+  return { tally, skips, failures, unsteady }
 }

@@ -9,6 +9,8 @@ const RESTARTS = 10
 
 test('A server that is killed and started again ten times goes unnoticed by a disk attached by FUSE', {
   timeout: 600_000,
+  // What a crash broke once is broken, whatever the next one does.
+  retry: 0,
 }, async context => {
   needRoot(context)
   await needPrograms(context, 'fio')
