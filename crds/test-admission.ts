@@ -104,6 +104,26 @@ function brokenRules(node: Node, value: unknown, old: unknown, path: string): st
   return broken
 }
 
+/**
+ * The places whose default breaks a rule or lacks a field that a rule asks for. An API server holds every default
+ * against the rules as it is written, without the defaults of the fields in it, and refuses the CRD.
+ */
+export function unsoundDefaults(node: Node, path: string): string[] {
+  const unsound: string[] = []
+  try {
+    unsound.push(...brokenRules(node, node.default, undefined, path))
+  } catch (error) {
+    unsound.push(`${path}: ${error}`)
+  }
+  for (const [key, child] of Object.entries(node.properties ?? {})) {
+    unsound.push(...unsoundDefaults(child, `${path}.${key}`))
+  }
+  for (const child of [node.items, node.additionalProperties]) {
+    if (child) unsound.push(...unsoundDefaults(child, `${path}[]`))
+  }
+  return unsound
+}
+
 /** Whole numbers are integers to CEL, and JavaScript's numbers are not. */
 function celValue(node: Node, value: unknown): unknown {
   if (typeof value === 'number' && (node.type === 'integer' || node['x-kubernetes-int-or-string']))
