@@ -97,6 +97,13 @@ install_packages() {
   warn "Could not install ${packages[*]}: $(grep '^E:' "$log" | tail -n 1) (all of it: $log). Going on without them."
 }
 
+# debian_mirror: where this machine takes Debian's packages from; nothing where that is not known.
+debian_mirror() {
+  # shellcheck disable=SC2016  # apt's variables, not the shell's
+  apt-get indextargets --format '$(CODENAME) $(REPO_URI)' \
+    'Created-By: Packages' 'Origin: Debian' 'Component: main' | sed -nE '/-security /!s/^[^ ]+ //p' | head -n 1
+}
+
 # npm_installed DIR: are DIR's npm packages those of the package-lock.json that is there now?
 npm_installed() {
   [[ -e $1/node_modules/.installed && $(<"$1/node_modules/.installed") == "$(sha256sum <"$1/package-lock.json")" ]]

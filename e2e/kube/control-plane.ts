@@ -7,10 +7,10 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { parse } from 'yaml'
 import { ON_DEMAND_DISKS } from '../../crds/resources.ts'
-import { createClient, type KubeClient } from '../../operator/kube/client.ts'
+import { createClient, type KubeClient, type Unnamed } from '../../operator/kube/client.ts'
 import { findCluster } from '../../operator/kube/cluster.ts'
 import { httpTransport } from '../../operator/kube/http-transport.ts'
-import type { Resource } from '../../operator/kube/objects.ts'
+import { type KubeObject, type Resource, SERVICES } from '../../operator/kube/objects.ts'
 import { check, checkout } from '../harness.ts'
 
 const SCRIPT = join(checkout, 'hack/cluster/control-plane')
@@ -20,6 +20,8 @@ const START_LIMIT = 15 * 60_000
 export interface ControlPlane extends AsyncDisposable {
   readonly kubeconfig: string
   readonly client: KubeClient
+  /** Installs the CRDs and waits until they are served. */
+  installCrds(): Promise<void>
   /** URL of the API server. */
   readonly server: URL
   /** Process of a component. */
@@ -33,15 +35,29 @@ export interface ControlPlane extends AsyncDisposable {
 export interface ControlPlaneOptions {
   /** With the controller-manager. */
   readonly controllers?: boolean
+  /** The disks' API is served by a program of today's release, with rules in CEL, behind the old API server. */
+  readonly customResources?: boolean
+}
+
+const API_SERVICES: Resource = {
+  group: 'apiregistration.k8s.io',
+  version: 'v1',
+  kind: 'APIService',
+  plural: 'apiservices',
+  namespaced: false,
 }
 
 /** Starts a control plane. It ends with this process in any case. */
 export async function startControlPlane({
   controllers = false,
+  customResources = false,
 }: ControlPlaneOptions = {}): Promise<ControlPlane> {
   // In memory where that can be had: what etcd syncs need not outlive the machine.
   const state = await mkdtemp(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'ondemand-disk-kube-'))
-  const options = controllers ? ['--controllers'] : []
+  const options = [
+    ...(controllers ? ['--controllers'] : []),
+    ...(customResources ? ['--custom-resources'] : []),
+  ]
   const child = spawn(SCRIPT, ['run', state, ...options], { stdio: ['pipe', 'pipe', 'pipe'] })
   let said = ''
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
@@ -56,12 +72,18 @@ export async function startControlPlane({
   clearTimeout(timer)
   const cluster = await findCluster(kubeconfig)
   const transport = httpTransport(cluster)
+  const client = createClient({ transport: transport.send })
   const pid = async (component: string) =>
     Number((await readFile(join(state, 'pid', component), 'utf8')).split(' ')[0])
   return {
     kubeconfig,
     pid,
-    client: createClient({ transport: transport.send }),
+    client,
+    async installCrds() {
+      if (!customResources) await createCrds(client)
+      else await installBehind(client, join(state, 'custom-resources.kubeconfig'))
+      await served(client)
+    },
     server: cluster.server,
     async killApiServer() {
       const server = await pid('apiserver')
@@ -89,13 +111,40 @@ const CUSTOM_RESOURCE_DEFINITIONS: Resource = {
   namespaced: false,
 }
 
-/** Installs the CRDs and waits until the API server serves them. */
-export async function installCrds(client: KubeClient): Promise<void> {
+async function createCrds(client: KubeClient): Promise<void> {
   for (const name of ['ondemanddisk', 'diskpool', 'disksnapshot']) {
     const text = readFileSync(join(checkout, `crds/${name}.yaml`), 'utf8')
     await client.create(CUSTOM_RESOURCE_DEFINITIONS, parse(text))
   }
-  await served(client)
+}
+
+/** Makes the CRDs on the server that the kubeconfig leads to, and the API server in front pass their group on to it. */
+async function installBehind(front: KubeClient, kubeconfig: string): Promise<void> {
+  const cluster = await findCluster(kubeconfig)
+  const transport = httpTransport(cluster)
+  try {
+    await createCrds(createClient({ transport: transport.send }))
+  } finally {
+    transport.close()
+  }
+  const service = { namespace: 'default', name: 'custom-resources' }
+  await front.create(SERVICES, {
+    apiVersion: 'v1',
+    kind: 'Service',
+    metadata: service,
+    spec: { type: 'ExternalName', externalName: cluster.server.hostname },
+  } as Unnamed<KubeObject>)
+  const { group, version } = ON_DEMAND_DISKS
+  await front.create(API_SERVICES, {
+    apiVersion: 'apiregistration.k8s.io/v1',
+    kind: 'APIService',
+    metadata: { name: `${version}.${group}` },
+    spec: {
+      ...{ group, version, groupPriorityMinimum: 1000, versionPriority: 15 },
+      service: { ...service, port: Number(cluster.server.port) },
+      insecureSkipTLSVerify: true,
+    },
+  } as Unnamed<KubeObject>)
 }
 
 async function served(client: KubeClient): Promise<void> {

@@ -6,14 +6,14 @@ import { createInterface } from 'node:readline'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { LEASES } from '../../operator/kube/objects.ts'
 import { checkout } from '../harness.ts'
-import { type ControlPlane, installCrds, startControlPlane } from './control-plane.ts'
+import { type ControlPlane, startControlPlane } from './control-plane.ts'
 
 let plane: ControlPlane
 const running = new Set<ChildProcess>()
 
 beforeAll(async () => {
   plane = await startControlPlane()
-  await installCrds(plane.client)
+  await plane.installCrds()
 }, 20 * 60_000)
 afterAll(async () => {
   for (const child of running) child.kill('SIGKILL')

@@ -26,7 +26,7 @@ import {
   OBJECT_ANNOTATION,
 } from '../../operator/terms/names.ts'
 import { checkout } from '../harness.ts'
-import { type ControlPlane, installCrds, startControlPlane } from './control-plane.ts'
+import { type ControlPlane, startControlPlane } from './control-plane.ts'
 import { type JobEnd, type StubNode, startStubNode } from './stub-node.ts'
 
 /** For one thing to happen, on a machine that has much else to do, in ms. */
@@ -79,9 +79,9 @@ async function startOperator(): Promise<Operator> {
 }
 
 beforeAll(async () => {
-  plane = await startControlPlane()
+  plane = await startControlPlane({ customResources: true })
   client = plane.client
-  await installCrds(client)
+  await plane.installCrds()
   node = await startStubNode({
     client,
     endOf: job => {

@@ -21,7 +21,7 @@ import {
 import { startReflector } from '../../operator/kube/reflector.ts'
 import { labelsOf, OBJECT_ANNOTATION, poolNames } from '../../operator/terms/names.ts'
 import { checkout, run, type ServerProcess, startServer } from '../harness.ts'
-import { type ControlPlane, installCrds, startControlPlane } from './control-plane.ts'
+import { type ControlPlane, startControlPlane } from './control-plane.ts'
 
 export const NAMESPACE = 'default'
 export const POOL = 'lab'
@@ -213,10 +213,10 @@ export async function startPool(
     for (const path of [volume, manifests, control]) await mkdir(path)
     if (mount) cleanups.push(await mount(volume))
     await mkdir(join(volume, 'disks'))
-    const plane = await startControlPlane()
+    const plane = await startControlPlane({ customResources: true })
     cleanups.push(async () => await plane[Symbol.asyncDispose]())
     const { client } = plane
-    await installCrds(client)
+    await plane.installCrds()
     await client.create(PERSISTENT_VOLUME_CLAIMS, claim() as never)
     await client.create(DISK_POOLS, {
       apiVersion: 'ondemanddisk.dev/v1alpha1',

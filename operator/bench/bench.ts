@@ -4,7 +4,7 @@
  * machine's processors with the operator: the share of each is told.
  */
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
-import { installCrds, startControlPlane } from '../../e2e/kube/control-plane.ts'
+import { startControlPlane } from '../../e2e/kube/control-plane.ts'
 import { startStubNode } from '../../e2e/kube/stub-node.ts'
 import type { KubeClient } from '../kube/client.ts'
 import { NAMESPACES } from '../kube/objects.ts'
@@ -100,7 +100,7 @@ async function main(): Promise<void> {
   await using plane = await startControlPlane()
   const { client, kubeconfig } = plane
   await using pod = await asPod(kubeconfig)
-  await installCrds(client)
+  await plane.installCrds()
   for (const name of [NAMESPACE, BARE]) {
     await client.create(NAMESPACES, { apiVersion: 'v1', kind: 'Namespace', metadata: { name } })
   }
