@@ -10,7 +10,7 @@ import { readInto, replaceDescriptor, socketPair } from '../linux/mount.ts'
 import { lastErrno } from '../linux/syscalls.ts'
 import { sendReply } from './device.ts'
 import { PENDING } from './disk.ts'
-import { Exchange } from './exchange.ts'
+import { Exchange, FOR_SOCKETS } from './exchange.ts'
 import { encodeHeader, IN, INTERRUPT_IN } from './protocol.ts'
 import { NO_REPLY, type Session } from './session.ts'
 
@@ -104,7 +104,7 @@ class EventLoopDevice implements EventDevice {
   #take(): Exchange | undefined {
     const exchange = this.#free.pop()
     if (exchange !== undefined || this.#all.length === MAX_EXCHANGES) return exchange
-    const made = new Exchange((ended, result) => this.#finished(ended, result))
+    const made = new Exchange((ended, result) => this.#finished(ended, result), FOR_SOCKETS)
     this.#all.push(made)
     return made
   }
