@@ -80,7 +80,7 @@ export async function startControlPlane({
     pid,
     client,
     async installCrds() {
-      if (!customResources) await createCrds(client)
+      if (!customResources) for (const crd of crds()) await client.create(CUSTOM_RESOURCE_DEFINITIONS, crd)
       else await installBehind(client, join(state, 'custom-resources.kubeconfig'))
       await served(client)
     },
@@ -111,19 +111,20 @@ const CUSTOM_RESOURCE_DEFINITIONS: Resource = {
   namespaced: false,
 }
 
-async function createCrds(client: KubeClient): Promise<void> {
-  for (const name of ['ondemanddisk', 'diskpool', 'disksnapshot']) {
-    const text = readFileSync(join(checkout, `crds/${name}.yaml`), 'utf8')
-    await client.create(CUSTOM_RESOURCE_DEFINITIONS, parse(text))
-  }
-}
+const crds = () =>
+  ['ondemanddisk', 'diskpool', 'disksnapshot'].map(name =>
+    parse(readFileSync(join(checkout, `crds/${name}.yaml`), 'utf8')),
+  )
 
 /** Makes the CRDs on the server that the kubeconfig leads to, and the API server in front pass their group on to it. */
 async function installBehind(front: KubeClient, kubeconfig: string): Promise<void> {
   const cluster = await findCluster(kubeconfig)
   const transport = httpTransport(cluster)
+  const behind = createClient({ transport: transport.send })
   try {
-    await createCrds(createClient({ transport: transport.send }))
+    // As Helm 4 does it.
+    for (const crd of crds())
+      await behind.patch(CUSTOM_RESOURCE_DEFINITIONS, crd.metadata, 'apply', crd, { fieldManager: 'e2e' })
   } finally {
     transport.close()
   }
