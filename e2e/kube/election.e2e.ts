@@ -1,6 +1,7 @@
 /** Operators in processes of their own: one acts, and when it is killed the next one does, soon. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -68,6 +69,33 @@ async function startOperator() {
   }
   return { child, says, said, ended, probe }
 }
+
+/** The selectors of the chart's alerts for what an operator tells: a family of metrics, a label, and its values. */
+function selectorsOfAlerts() {
+  const text = readFileSync(join(checkout, 'helm/ondemand-disk/files/alerts.yaml'), 'utf8')
+  const selector = /\b(controller_runtime|workqueue|leader_election)_\w+\{(\w+)=~?"([^"]+)"\}/g
+  return [...text.matchAll(selector)].map(([whole, family = '', label = '', values = '']) => ({
+    whole,
+    family,
+    label,
+    values: values.split('|'),
+  }))
+}
+
+// Those for controllers named "disk" and "pool", of which there are none, could never fire.
+test('the alerts of the chart look for controllers that there are, and for all of them', async () => {
+  const operator = await startOperator()
+  await operator.says('Acting')
+  const { text } = await operator.probe('/metrics')
+  const selectors = selectorsOfAlerts()
+  expect(selectors.length).toBeGreaterThan(2)
+  for (const { whole, family, label, values } of selectors) {
+    const told = text.matchAll(new RegExp(`^${family}_\\w+\\{(?:.*,)?${label}="([^"]+)"`, 'gm'))
+    expect([...new Set([...told].map(([, value]) => value))].sort(), whole).toEqual(values.sort())
+  }
+  operator.child.kill('SIGTERM')
+  expect(await operator.ended).toBe(0)
+})
 
 // The 20 s are of a machine that is not busy with all else: it may be tried again.
 test('of two operators one acts; the other does when the first is killed, within 20 s, or when it stops, at once', {
