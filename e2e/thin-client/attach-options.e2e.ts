@@ -64,10 +64,17 @@ after" ] || exit 23
 
      device=$(odd attach --via nbd --dead-after 2s ${uri('bob')}) || exit 40
      read_directly $device || exit 41
+     other=$(odd attach --via nbd ${uri('carol')}) || exit 46
      echo 'stop the server'
      await ${stopped.port}
      read_directly $device && exit 42
      odd detach ${uri('bob')} || exit 43
+     read_directly $other &
+     reader=$!
+     sleep 1
+     kill -0 $reader || exit 47
+     odd detach --lazy ${uri('carol')} || exit 48
+     wait $reader && exit 49
      echo "attached now: $(odd attached)"`,
   )
 

@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import { check, checkout } from '../harness.ts'
 
 /** Where the program is in the thin client. */
-const HOME = 'opt/ondemand-disk'
+export const HOME = 'opt/ondemand-disk'
 
 /** Shell lines that make `odd` the command line of the program. */
 export const COMMAND_LINE = `export PATH=/usr/bin:$PATH
@@ -40,8 +40,8 @@ async function addPackages(tree: string, names: readonly string[], added = new S
 }
 
 /** The sources as plain JavaScript: stripping their types takes an emulated processor half a minute. */
-async function addSources(tree: string): Promise<void> {
-  for await (const file of glob('{server,crds}/**/*.ts', { cwd: checkout })) {
+async function addSources(tree: string, sources: readonly string[]): Promise<void> {
+  for await (const file of glob(sources, { cwd: checkout })) {
     if (file.endsWith('.test.ts')) continue
     const source = await readFile(join(checkout, file), 'utf8')
     const plain = stripTypeScriptTypes(source).replace(/(?<=['/][\w-]+)\.ts(?=')/g, '.js')
@@ -52,13 +52,28 @@ async function addSources(tree: string): Promise<void> {
   await cp(join(checkout, 'package.json'), join(tree, HOME, 'package.json'))
 }
 
+/** What a thin client has beside the command line `ondemand-disk`. */
+export interface GuestParts {
+  /** Patterns of sources. */
+  readonly sources?: readonly string[]
+  /** Other files of the checkout. */
+  readonly files?: readonly string[]
+  /** Packages from npm. */
+  readonly packages?: readonly string[]
+}
+
 /** Makes the tree for `boot` in an empty folder. */
-export async function makeGuestTree(tree: string, programs: readonly string[]): Promise<void> {
+export async function makeGuestTree(
+  tree: string,
+  programs: readonly string[],
+  { sources = [], files = [], packages = [] }: GuestParts = {},
+): Promise<void> {
   await addProgram(tree, process.execPath, '/usr/bin/node')
   for (const program of programs) {
     const path = (await check('sh', ['-c', 'command -v "$0"', program])).trim()
     await addProgram(tree, path, path)
   }
-  await addSources(tree)
-  await addPackages(tree, ['koffi', 'pino'])
+  await addSources(tree, ['{server,crds}/**/*.ts', ...sources])
+  for (const file of files) await cp(join(checkout, file), join(tree, HOME, file))
+  await addPackages(tree, ['koffi', 'pino', ...packages])
 }

@@ -4,6 +4,7 @@
  */
 
 import { readFile } from 'node:fs/promises'
+import { release } from 'node:os'
 import { basename } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { formatNbdUri } from '../client/canonical-uri.ts'
@@ -20,6 +21,7 @@ import {
   findNbdDevices,
   hasNbd,
   healNbd,
+  keepsIdentifiers,
   type WatchEvents,
   watchNbd,
 } from './via-nbd.ts'
@@ -54,7 +56,9 @@ export async function attach(
       if (there.via === 'nbd') await healIfDead(there, parsed)
       return there
     }
-    const via = terms.via ?? (parsed.tls === undefined && (await hasNbd()) ? 'nbd' : 'fuse')
+    // Whoever gives a disk a tag means to find it by that.
+    const canBeNbd = parsed.tls === undefined && (terms.tag === undefined || keepsIdentifiers(release()))
+    const via = terms.via ?? (canBeNbd && (await hasNbd()) ? 'nbd' : 'fuse')
     return via === 'nbd' ? await attachByNbd(parsed, terms) : await attachByFuse(name, terms, lock)
   } finally {
     await lock.close()

@@ -1,3 +1,6 @@
+import { TICKET_WITHDRAWN } from '../../crds/ticket.ts'
+import { RefusedError } from '../client/errors.ts'
+
 /** What is known of a disk that is a block device of this machine. */
 export interface AttachedDisk {
   /** Path of the block device. */
@@ -36,3 +39,7 @@ export class AttachError extends Error {
     this.code = code
   }
 }
+
+/** Does a server refuse for ever, since the disk has been given to somebody else? */
+export const isWithdrawn = (error: unknown): boolean =>
+  error instanceof RefusedError && error.message.includes(TICKET_WITHDRAWN)

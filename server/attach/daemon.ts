@@ -12,9 +12,8 @@
 import { closeSync, constants, writeFileSync, writeSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { TICKET_WITHDRAWN } from '../../crds/ticket.ts'
 import type { NbdClient } from '../client/client.ts'
-import { codeOf, RefusedError } from '../client/errors.ts'
+import { codeOf } from '../client/errors.ts'
 import { connectReconnecting } from '../client/reconnecting.ts'
 import type { EventDevice } from '../fuse/event-device.ts'
 import { MAX_DATA } from '../fuse/exchange.ts'
@@ -25,6 +24,7 @@ import { newState } from '../fuse/session.ts'
 import { mountDetached } from '../linux/detached-mount.ts'
 import { configureLoop, freeLoopDevice, refreshLoopSize } from '../linux/loop.ts'
 import { becomeIoFlusher } from '../linux/process.ts'
+import { isWithdrawn } from './attached-disk.ts'
 
 const REPORT = 3
 const LOCK = 4
@@ -152,7 +152,7 @@ async function run(): Promise<void> {
   const client = await connectReconnecting(uri, {
     retryMs: deadAfter === 'never' ? FOR_EVER : Number(deadAfter),
     ...CLIENT_OPTIONS,
-    isFinal: error => error instanceof RefusedError && error.message.includes(TICKET_WITHDRAWN),
+    isFinal: isWithdrawn,
     onLost: error => log(4, `lost the server (${error.message}); waiting for it`),
     onReconnected: ms => {
       log(6, `the server is back after ${Math.round(ms)} ms`)

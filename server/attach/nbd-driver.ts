@@ -1,6 +1,8 @@
 /** The kernel's NBD driver, as linux/nbd-netlink.h and sysfs show it. */
 import { spawn } from 'node:child_process'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { openDeadEnd } from '../linux/dead-end.ts'
 import { ERRNO, SystemCallError } from '../linux/errno.ts'
 import { type Family, GenericNetlink } from '../linux/netlink.ts'
 import { type Attribute, nested, text, u32, u64 } from '../linux/netlink-message.ts'
@@ -23,7 +25,9 @@ const SOCK_ITEM = 1
 const SOCK_FD = 1
 const EVENTS = 'nbd_mc_group'
 
-const NO_DRIVER = 'This kernel has no NBD driver. Load the module nbd, or attach with --via fuse.'
+/** The kernel shows its driver in the network namespace that it started with, and in no other. */
+const NO_DRIVER =
+  'This kernel has no NBD driver, or does not show it in this network namespace. Load the module nbd, run this in the network of the host, or attach with --via fuse.'
 
 /** Calls with a socket and the driver's family. @throws AttachError ENOTSUP: there is no driver */
 function withDriver<Value>(work: (socket: GenericNetlink, family: Family) => Value): Value {
@@ -88,17 +92,28 @@ export function connectDevice(terms: DriverTerms): number {
 }
 
 /**
- * Puts a new connection in the place of one that is dead. False: none is, and the new one is not used.
+ * Puts a new connection in the place of one that is dead. False: none is, and the new one is not used. `changes` hold in
+ * any case.
  * @throws SystemCallError, AttachError
  */
-export function replaceConnection(index: number, descriptor: number, identifier: string): boolean {
+export function replaceConnection(
+  index: number,
+  descriptor: number,
+  identifier: string,
+  changes: readonly Attribute[] = [],
+): boolean {
   return withDriver((socket, family) => {
     try {
       socket.request('NBD_CMD_RECONFIGURE', {
         family: family.id,
         command: CMD_RECONFIGURE,
         version: 1,
-        attributes: [u32(ATTR.INDEX, index), text(ATTR.BACKEND_IDENTIFIER, identifier), sockets(descriptor)],
+        attributes: [
+          u32(ATTR.INDEX, index),
+          ...changes,
+          text(ATTR.BACKEND_IDENTIFIER, identifier),
+          sockets(descriptor),
+        ],
       })
       return true
     } catch (error) {
@@ -108,8 +123,20 @@ export function replaceConnection(index: number, descriptor: number, identifier:
   })
 }
 
-/** Ends the connection and frees the device. @throws SystemCallError, AttachError */
-export function disconnectDevice(index: number): void {
+/**
+ * Ends the connection and frees the device; who uses that gets errors.
+ * @throws SystemCallError, AttachError
+ */
+export function disconnectDevice(disk: AttachedDisk): void {
+  const index = indexOf(disk.device)
+  // Requests that wait for another connection are let go by the end of one that lives, and by nothing else.
+  using end = openDeadEnd()
+  try {
+    replaceConnection(index, end.descriptor, identifierOf(disk))
+  } catch (error) {
+    // It has been disconnected already.
+    if (!(error instanceof SystemCallError && error.errno === ERRNO.EINVAL)) throw error
+  }
   withDriver((socket, family) =>
     socket.request('NBD_CMD_DISCONNECT', {
       family: family.id,
@@ -120,12 +147,55 @@ export function disconnectDevice(index: number): void {
   )
 }
 
-/** Calls back for each connection of this device that the driver finds dead, until `signal` is aborted. */
-export async function watchDeadLinks(index: number, onDead: () => void, signal: AbortSignal): Promise<void> {
+/**
+ * Lets the driver tell again of a connection that died when nobody listened: one takes its place that has no other end, and
+ * dies at once. A connection that lives stays as it is; false then.
+ */
+function retellDeadLink(index: number, identifier: string): boolean {
+  using end = openDeadEnd()
+  end.hangUp()
+  return replaceConnection(index, end.descriptor, identifier)
+}
+
+/** How long requests that wait for another connection have for being sent on one that leads to nobody, in ms. */
+const WAKE_MS = 1000
+/** How long the driver has to find that one dead. */
+const DIE_MS = 10_000
+const POLL_MS = 20
+
+/**
+ * Lets a disk whose connection is dead answer by errors from now on, after some seconds. The device stays what it is: one
+ * that is disconnected is given to the next disk, also while a file of it still stands for this one somewhere.
+ * @throws SystemCallError, AttachError
+ */
+export async function failRequests(disk: AttachedDisk): Promise<void> {
+  const [index, identifier] = [indexOf(disk.device), identifierOf(disk)]
+  {
+    using end = openDeadEnd()
+    replaceConnection(index, end.descriptor, identifier, [u64(ATTR.DEAD_CONN_TIMEOUT, 0)])
+    // Who has waited for a connection goes by how long was to be waited then, and has to see this one.
+    await sleep(WAKE_MS)
+  }
+  // What was sent on it is taken back, and fails, when there has been another.
+  const deadline = performance.now() + DIE_MS
+  while (!retellDeadLink(index, identifier) && performance.now() < deadline) await sleep(POLL_MS)
+}
+
+/**
+ * Calls back for each connection of this disk that the driver finds dead, or has found dead before, until `signal` is
+ * aborted.
+ */
+export async function watchDeadLinks(
+  disk: AttachedDisk,
+  onDead: () => void,
+  signal: AbortSignal,
+): Promise<void> {
+  const index = indexOf(disk.device)
   using socket = new GenericNetlink()
   const group = socket.family('nbd')?.groups.get(EVENTS)
   if (group === undefined) throw new AttachError('ENOTSUP', NO_DRIVER)
   socket.join(group)
+  retellDeadLink(index, identifierOf(disk))
   while (!signal.aborted) {
     for (const { command, attributes } of await socket.events(1000)) {
       const isOurs = attributes.get(ATTR.INDEX)?.readUInt32LE(0) === index
@@ -142,6 +212,15 @@ export const indexOf = (device: string): number => Number(/^\/dev\/nbd(\d+)$/.ex
 /** What the driver keeps with a device: the URI and, behind a blank, the tag. */
 export const identifierOf = ({ uri, tag }: Pick<AttachedDisk, 'uri' | 'tag'>): string =>
   tag === undefined ? uri : `${uri} ${tag}`
+
+/**
+ * Does a kernel of this release (`uname -r`) keep an identifier? One before 5.14 ignores it, and has devices that are not
+ * found again.
+ */
+export function keepsIdentifiers(release: string): boolean {
+  const [major = 0, minor = 0] = release.split('.').map(part => Number.parseInt(part, 10))
+  return major > 5 || (major === 5 && minor >= 14)
+}
 
 /** The devices that are connected and say to what: those of other programs usually do not. */
 export async function findNbdDevices(): Promise<AttachedDisk[]> {

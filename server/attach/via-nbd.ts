@@ -6,10 +6,11 @@ import { connectRaw } from '../client/raw-connection.ts'
 import { backoff } from '../client/reconnecting.ts'
 import type { NbdUri } from '../client/uri.ts'
 import { TRANSMISSION_FLAG } from '../protocol/constants.ts'
-import { AttachError, type AttachedDisk, type AttachTerms } from './attached-disk.ts'
+import { AttachError, type AttachedDisk, type AttachTerms, isWithdrawn } from './attached-disk.ts'
 import {
   connectDevice,
   disconnectDevice,
+  failRequests,
   identifierOf,
   indexOf,
   lookAfterStuckRequests,
@@ -17,7 +18,7 @@ import {
   watchDeadLinks,
 } from './nbd-driver.ts'
 
-export { findNbdDevices, hasNbdDriver as hasNbd } from './nbd-driver.ts'
+export { findNbdDevices, hasNbdDriver as hasNbd, keepsIdentifiers } from './nbd-driver.ts'
 
 /** Ten years: the driver has no word for ever. */
 const FOR_EVER_SECONDS = 315_360_000
@@ -91,8 +92,9 @@ export async function healNbd(disk: AttachedDisk, parsed: NbdUri): Promise<boole
  * Ends the connection, and waits until the driver has let go of the device; `lazy`: does not wait.
  * @throws SystemCallError, AttachError EBUSY
  */
-export async function detachByNbd({ device }: AttachedDisk, lazy: boolean): Promise<void> {
-  disconnectDevice(indexOf(device))
+export async function detachByNbd(disk: AttachedDisk, lazy: boolean): Promise<void> {
+  const { device } = disk
+  disconnectDevice(disk)
   // Whoever has it open keeps it, and gets errors from it.
   if (lazy) return
   const deadline = performance.now() + DEVICE_LIMIT_MS
@@ -118,8 +120,9 @@ export interface WatchEvents {
 }
 
 /**
- * Watches over an attached disk until `signal` is aborted: whenever the kernel says that its connection is dead,
- * a new one is made. No data goes this way, and the disk stays when this ends.
+ * Watches over an attached disk until `signal` is aborted: whenever its connection is dead, also from before, a new one
+ * is made. No data goes this way, and the disk stays when this ends. One that has been given to somebody else
+ * answers by errors from then on.
  */
 export async function watchNbd(
   disk: AttachedDisk,
@@ -128,19 +131,22 @@ export async function watchNbd(
   signal: AbortSignal,
 ): Promise<void> {
   let healing: Promise<void> | undefined
+  let isLost = false
   const heal = async () => {
-    for (let attempt = 0; !signal.aborted; attempt++) {
+    for (let attempt = 0; !signal.aborted && !isLost; attempt++) {
       try {
         if (await healNbd(disk, parsed)) events.onReconnected()
         return
       } catch (error) {
         events.onFailure(error as Error)
+        isLost = isWithdrawn(error)
+        if (isLost) return await failRequests(disk).catch(events.onFailure)
         await sleep(backoff(attempt, Math.random()), undefined, { signal }).catch(() => undefined)
       }
     }
   }
   await watchDeadLinks(
-    indexOf(disk.device),
+    disk,
     () => {
       events.onLost()
       // A connection that dies while it is made again is told of anew.

@@ -49,7 +49,7 @@ describe('Staging', () => {
     [
       'it was staged by an earlier publication',
       { disk: disk({ uri: 'nbd://a/y' }), mounts: [mounted(STAGING)] },
-      ['release', 'unmount', 'attach', 'mount'],
+      ['unmount', 'release', 'attach', 'mount'],
     ],
     [
       'its device is lost while it is in use',

@@ -58,9 +58,10 @@ export function planStage({ mounts, disk }: Observed, path: string, wanted: Want
       )
     }
   }
+  // A device that is mounted is not let go of.
   return [
-    ...(disk && !isSame ? (['release'] as const) : []),
     ...(staged ? (['unmount'] as const) : []),
+    ...(disk && !isSame ? (['release'] as const) : []),
     'attach',
     'mount',
   ]

@@ -1,0 +1,101 @@
+/**
+ * The node plug-in of the CSI driver on a kernel that has the NBD driver: Debian's, in the emulated thin client. What a
+ * kubelet asks of it, and what happens to it, is in kubelet.ts.
+ */
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { check, needPrograms, run, type ServerProcess, scratch, startServer } from '../harness.ts'
+import { COMMAND_LINE, HOME, makeGuestTree } from '../thin-client/guest.ts'
+
+/** Seconds. Node on an emulated processor takes 5 s to start, and many times that on a machine with much to do. */
+const BOOT_LIMIT = 1800
+
+/** What the node plug-in has in its image. */
+const PROGRAMS = ['mount', 'umount', 'unshare', 'resize2fs']
+
+test('The node plug-in has its volumes on devices of the kernel driver, whatever is killed', {
+  timeout: (BOOT_LIMIT + 120) * 1000,
+}, async context => {
+  context.skip(process.arch !== 'x64', `the thin client needs an x86-64 machine, this is ${process.arch}`)
+  await needPrograms(
+    context,
+    ...['qemu-system-x86_64', 'busybox', 'nbd-client', 'e2fsck', 'cpio', 'depmod', 'apt-get', 'fio'],
+  )
+  await using folder = await scratch()
+  await using tree = await scratch()
+  await makeGuestTree(tree.path, [...PROGRAMS, 'fio'], {
+    sources: ['operator/**/*.ts', 'e2e/csi/client.ts', 'e2e/csi/kubelet.ts'],
+    files: ['operator/csi/protocol/csi.proto'],
+    packages: ['@grpc/grpc-js', '@grpc/proto-loader', 'ajv', 'yaml'],
+  })
+
+  const [disks, manifests] = [join(folder.path, 'disks'), join(folder.path, 'manifests')]
+  for (const path of [disks, manifests]) await mkdir(path)
+  const declare = async (name: string, spec: object) => {
+    const disk = {
+      apiVersion: 'ondemanddisk.dev/v1alpha1',
+      kind: 'OnDemandDisk',
+      metadata: { name },
+      spec: { poolName: 'lab', access: { tickets: ['ticket-1'] }, ...spec },
+    }
+    await writeFile(join(manifests, `${name}.yaml`), JSON.stringify(disk))
+  }
+  await declare('data', { size: '64Mi' })
+  await declare('raw', { size: '32Mi', filesystem: { type: 'none' } })
+  const options = ['--dir', disks, '--disks', manifests]
+  let server: ServerProcess = await startServer(options)
+  await using _last = { [Symbol.asyncDispose]: () => server.kill() }
+  const { port } = server
+
+  // By the name of what kubelet.ts asks for.
+  const acts: Readonly<Record<string, () => Promise<void>>> = {
+    kill: () => server.kill(),
+    start: async () => {
+      server = await startServer(options, { port })
+    },
+    grow: async () => {
+      await declare('data', { size: '128Mi' })
+      await expect
+        .poll(async () => (await readFile(join(disks, 'data'))).length, { timeout: 60_000 })
+        .toBe(128 * 2 ** 20)
+    },
+    withdraw: () =>
+      declare('raw', { size: '32Mi', filesystem: { type: 'none' }, access: { tickets: ['ticket-2'] } }),
+  }
+  const control = createServer((request, response) => {
+    const act =
+      acts[request.url?.slice(1) ?? ''] ?? (() => Promise.reject(new Error('There is no such act.')))
+    act().then(
+      () => response.end(),
+      error => response.writeHead(500).end(String(error)),
+    )
+  })
+  await new Promise<void>(resolve => control.listen(0, '127.0.0.1', resolve))
+  using _control = { [Symbol.dispose]: () => control.close() }
+
+  const script = join(folder.path, 'script')
+  await writeFile(
+    script,
+    `${COMMAND_LINE}
+     mkdir -p /var/lib/kubelet
+     mount --bind /var/lib/kubelet /var/lib/kubelet
+     mount --make-rshared /var/lib/kubelet
+     node /${HOME}/e2e/csi/kubelet.js ${(control.address() as AddressInfo).port} ${port} ||
+       { cat /tmp/plugin.log; exit 10; }`,
+  )
+  const booted = await run(
+    join(import.meta.dirname, '../thin-client/boot'),
+    [script, `${BOOT_LIMIT}`, tree.path],
+    {
+      timeout: (BOOT_LIMIT + 60) * 1000,
+      env: { MEMORY: '2048', PROCESSORS: '2' },
+    },
+  )
+  expect(booted.status, booted.stdout).toBe(0)
+  expect(await server.stop()).toBe(0)
+  await check('e2fsck', ['-fn', join(disks, 'data')])
+  expect((await readFile(join(disks, 'raw'))).toString('latin1', 0, 4)).toBe('raw\0')
+})
