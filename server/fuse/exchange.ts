@@ -6,8 +6,11 @@ import { addressOf } from '../linux/syscalls.ts'
 import { OUT_HEADER_SIZE } from './constants.ts'
 import { WRITE_DATA } from './protocol.ts'
 
-/** The largest READ and WRITE, in bytes: what a kernel takes with its default fs.fuse.max_pages_limit. */
-export const MAX_DATA = 2 ** 20
+/**
+ * The largest READ and WRITE, in bytes; the kernel cuts what is larger into several, and has them under way at once. So
+ * the parts of a large one are copied side by side, and out of the processor's cache, which 1 MiB does not fit into.
+ */
+export const MAX_DATA = 2 ** 18
 const PAGE = 4096
 /** Data of a reply begins here, and the reply's header right before it. */
 const DATA_START = PAGE
