@@ -1,7 +1,7 @@
 /**
  * Remembers who has a place in a pool, so that counting all of its disks for each of them is not needed: what `allot`
  * has found stays true while disks that have a place are made, and while new ones come behind the youngest. Any other
- * change has it count again.
+ * change has it count again. Of two limits that keep a disk out it may go on to tell the one that did so first.
  */
 import { allot, type Claimant, type PoolLimits, type Refusal, refusalFor } from './allotment.ts'
 
