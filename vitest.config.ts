@@ -17,7 +17,7 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['{crds,server,operator,helm,hack}/**/*.test.ts'],
-          setupFiles: ['hack/patience.ts'],
+          setupFiles: ['hack/patience.ts', 'hack/seed.ts'],
           expect: { poll: { timeout: 30_000 } },
           // Hundreds of times what any of them takes: a machine that does other things shall fail none.
           testTimeout: 180_000,
