@@ -7,8 +7,8 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { check, needPrograms, run, type ServerProcess, scratch, startServer } from '../harness.ts'
-import { COMMAND_LINE, HOME, makeGuestTree } from '../thin-client/guest.ts'
+import { check, run, type ServerProcess, scratch, startServer } from '../harness.ts'
+import { COMMAND_LINE, HOME, makeGuestTree, needThinClient } from '../thin-client/guest.ts'
 
 /** Seconds. Node on an emulated processor takes 5 s to start, and many times that on a machine with much to do. */
 const BOOT_LIMIT = 1800
@@ -19,11 +19,7 @@ const PROGRAMS = ['mount', 'umount', 'unshare', 'resize2fs']
 test('The node plug-in has its volumes on devices of the kernel driver, whatever is killed', {
   timeout: (BOOT_LIMIT + 120) * 1000,
 }, async context => {
-  context.skip(process.arch !== 'x64', `the thin client needs an x86-64 machine, this is ${process.arch}`)
-  await needPrograms(
-    context,
-    ...['qemu-system-x86_64', 'busybox', 'nbd-client', 'e2fsck', 'cpio', 'depmod', 'apt-get', 'fio'],
-  )
+  await needThinClient(context, 'fio')
   await using folder = await scratch()
   await using tree = await scratch()
   await makeGuestTree(tree.path, [...PROGRAMS, 'fio'], {

@@ -103,7 +103,7 @@ export async function startControlPlane({
   }
 }
 
-const CUSTOM_RESOURCE_DEFINITIONS: Resource = {
+export const CUSTOM_RESOURCE_DEFINITIONS: Resource = {
   group: 'apiextensions.k8s.io',
   version: 'v1',
   kind: 'CustomResourceDefinition',

@@ -8,18 +8,10 @@ import type { KubeClient } from '../../operator/kube/client.ts'
 import { KubeError } from '../../operator/kube/kube-error.ts'
 import type { KubeObject, Resource } from '../../operator/kube/objects.ts'
 import { check, needPrograms } from '../harness.ts'
-import { type ControlPlane, startControlPlane } from './control-plane.ts'
-
-const CRDS: Resource = {
-  group: 'apiextensions.k8s.io',
-  version: 'v1',
-  kind: 'CustomResourceDefinition',
-  plural: 'customresourcedefinitions',
-  namespaced: false,
-}
+import { type ControlPlane, CUSTOM_RESOURCE_DEFINITIONS, startControlPlane } from './control-plane.ts'
 
 async function keepsRules(client: KubeClient): Promise<boolean> {
-  const stored = await client.get(CRDS, { name: 'diskpools.ondemanddisk.dev' })
+  const stored = await client.get(CUSTOM_RESOURCE_DEFINITIONS, { name: 'diskpools.ondemanddisk.dev' })
   return JSON.stringify(stored).includes('x-kubernetes-validations')
 }
 

@@ -2,8 +2,8 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { check, needPrograms, run, type ServerProcess, scratch, startServer } from '../harness.ts'
-import { COMMAND_LINE, makeGuestTree } from './guest.ts'
+import { check, run, type ServerProcess, scratch, startServer } from '../harness.ts'
+import { COMMAND_LINE, makeGuestTree, needThinClient } from './guest.ts'
 import { signalPost } from './signal-post.ts'
 
 /** Seconds. Node on an emulated processor takes 5 s to start, and many times that on a machine with much to do. */
@@ -12,11 +12,7 @@ const BOOT_LIMIT = 1200
 test('Via nbd, disks can be read-only, give up, go lazily, and be connected again by the next attach', {
   timeout: (BOOT_LIMIT + 120) * 1000,
 }, async context => {
-  context.skip(process.arch !== 'x64', `the thin client needs an x86-64 machine, this is ${process.arch}`)
-  await needPrograms(
-    context,
-    ...['qemu-system-x86_64', 'busybox', 'nbd-client', 'e2fsck', 'cpio', 'depmod', 'apt-get'],
-  )
+  await needThinClient(context)
   await using folder = await scratch()
   await using tree = await scratch()
   await using dir = await scratch()

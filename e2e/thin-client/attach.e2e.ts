@@ -3,8 +3,8 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
-import { check, needPrograms, run, type ServerProcess, scratch, startServer } from '../harness.ts'
-import { COMMAND_LINE, makeGuestTree } from './guest.ts'
+import { check, run, type ServerProcess, scratch, startServer } from '../harness.ts'
+import { COMMAND_LINE, makeGuestTree, needThinClient } from './guest.ts'
 import { signalPost } from './signal-post.ts'
 
 /** Seconds. Node on an emulated processor takes 5 s to start, and many times that on a machine with much to do. */
@@ -14,11 +14,7 @@ const RESTARTS = 10
 test('A server that is killed and started again ten times goes unnoticed by a disk of the kernel driver', {
   timeout: (BOOT_LIMIT + 120) * 1000,
 }, async context => {
-  context.skip(process.arch !== 'x64', `the thin client needs an x86-64 machine, this is ${process.arch}`)
-  await needPrograms(
-    context,
-    ...['qemu-system-x86_64', 'busybox', 'nbd-client', 'e2fsck', 'cpio', 'depmod', 'apt-get', 'fio'],
-  )
+  await needThinClient(context, 'fio')
   await using folder = await scratch()
   await using tree = await scratch()
   await using dir = await scratch()

@@ -2,7 +2,8 @@
 import { cp, glob, mkdir, readFile, writeFile } from 'node:fs/promises'
 import { stripTypeScriptTypes } from 'node:module'
 import { dirname, join } from 'node:path'
-import { check, checkout } from '../harness.ts'
+import type { TestContext } from 'vitest'
+import { check, checkout, needPrograms } from '../harness.ts'
 
 /** Where the program is in the thin client. */
 export const HOME = 'opt/ondemand-disk'
@@ -50,6 +51,15 @@ async function addSources(tree: string, sources: readonly string[]): Promise<voi
     await writeFile(target, plain)
   }
   await cp(join(checkout, 'package.json'), join(tree, HOME, 'package.json'))
+}
+
+/** What the thin client is made of on this machine. */
+const NEEDED = ['qemu-system-x86_64', 'busybox', 'nbd-client', 'e2fsck', 'cpio', 'depmod', 'apt-get']
+
+/** Skips the test where no thin client can be had, or one of its programs is missing. */
+export async function needThinClient(context: TestContext, ...programs: readonly string[]): Promise<void> {
+  context.skip(process.arch !== 'x64', `the thin client needs an x86-64 machine, this is ${process.arch}`)
+  await needPrograms(context, ...NEEDED, ...programs)
 }
 
 /** What a thin client has beside the command line `ondemand-disk`. */

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { expect, type TestContext, test } from 'vitest'
+import { expect, test } from 'vitest'
 import {
   check,
   checkout,
@@ -12,24 +12,11 @@ import {
   scratch,
   startServer,
 } from '../harness.ts'
+import { needThinClient } from './guest.ts'
 
 const MiB = 1024 * 1024
 /** Seconds for a boot with its script; alone on a machine it takes 5 to 30. */
 const BOOT_LIMIT = 180
-
-async function needThinClient(context: TestContext): Promise<void> {
-  context.skip(process.arch !== 'x64', `the thin client needs an x86-64 machine, this is ${process.arch}`)
-  await needPrograms(
-    context,
-    'qemu-system-x86_64',
-    'busybox',
-    'nbd-client',
-    'e2fsck',
-    'cpio',
-    'depmod',
-    'apt-get',
-  )
-}
 
 /** What a boot may have besides its script. */
 interface BootOptions {
