@@ -69,6 +69,11 @@ export interface Backend<Handle = unknown> {
   open(exportName: string, context: OpenContext): Handle | Promise<Handle>
   /** Size in bytes. Asked once a connection. */
   getSize(handle: Handle): number | Promise<number>
+  /**
+   * Size in bytes at this moment, for disks that may grow while they are open: asked when a client asks for what lies
+   * behind the size that is known. Must return in microseconds. Default: the size stays.
+   */
+  sizeNow?(handle: Handle): number
   /** Reads `length` bytes at `offset` into `target` from index `start`. The target is lent until the operation ends. */
   pread(
     handle: Handle,
@@ -222,6 +227,8 @@ export type FilledBackend<Handle = unknown> = Backend<Handle> &
 export interface LayeredBackend extends FilledBackend {
   open(exportName: string, context: OpenContext): Promise<unknown>
   getSize(handle: unknown): number
+  /** Asks whether the disk has grown, and returns its size, which `getSize` tells from then on. It never shrinks. */
+  renewSize(handle: unknown): number
   capabilities(handle: unknown): Capabilities
   /** Undefined: only opening can tell. */
   probe(exportName: string, requestedSize?: number, readOnly?: boolean): Promise<Probed | undefined>

@@ -407,3 +407,61 @@ describe('A client that leaves', () => {
     await filled.open('x', context())
   })
 })
+
+describe('The size of an open disk', () => {
+  const disk = (sizeNow: () => unknown, changes: Partial<Backend<Buffer>> = {}) =>
+    smallBackend({ ...changes, sizeNow: sizeNow as () => number })
+
+  test('stays where the backend does not tell a newer one', async () => {
+    const { filled } = filling(smallBackend({}))
+    const handle = await filled.open('x', context())
+    expect(filled.renewSize(handle)).toBe(filled.getSize(handle))
+  })
+
+  test('grows, in whole blocks, and never shrinks', async () => {
+    let size = 0
+    const { filled, problems } = filling(
+      disk(() => size, {
+        getSize: () => 1024,
+        blockSizes: () => ({ minimum: 512, preferred: 4096, maximum: 4096 }),
+      }),
+    )
+    const handle = await filled.open('x', context())
+    for (const [now, told] of [
+      [512, 1024],
+      [4000, 3584],
+      [3584, 3584],
+      [8192, 8192],
+      [0, 8192],
+    ] as const) {
+      size = now
+      expect([filled.renewSize(handle), filled.getSize(handle)]).toEqual([told, told])
+    }
+    expect(problems).toEqual([])
+  })
+
+  test.each([
+    ['a number that is none', () => Number.NaN],
+    ['a promise', async () => 2 ** 20],
+    ['less than nothing', () => -1],
+    ['too much', () => 2 ** 53],
+  ])('stays where the backend tells %s, which is reported', async (_, sizeNow) => {
+    const { filled, problems } = filling(disk(sizeNow))
+    const handle = await filled.open('x', context())
+    const before = filled.getSize(handle)
+    expect(filled.renewSize(handle)).toBe(before)
+    expect(problems).toHaveLength(1)
+    expect(problems[0]).toMatch(/sizeNow told a size of/)
+  })
+
+  test('stays where the backend fails, which is reported', async () => {
+    const { filled, problems } = filling(
+      disk(() => {
+        throw new Error('no idea')
+      }),
+    )
+    const handle = await filled.open('x', context())
+    expect(filled.renewSize(handle)).toBe(filled.getSize(handle))
+    expect(problems).toEqual(["The backend's sizeNow failed: no idea"])
+  })
+})

@@ -142,6 +142,16 @@ export function fillIn<Inner>(backend: Backend<Inner>, options: FillOptions): La
     }
   }
 
+  function renewSize(handle: Handle<Inner>): number {
+    if (backend.sizeNow === undefined) return handle.size
+    try {
+      handle.growTo(checkedSize('sizeNow', backend.sizeNow(handle.inner)))
+    } catch (thrown) {
+      onProblem(failureOf('sizeNow', thrown))
+    }
+    return handle.size
+  }
+
   const filled = {
     ...operationsOf(backend, foreign),
     apiVersion: backend.apiVersion,
@@ -149,6 +159,7 @@ export function fillIn<Inner>(backend: Backend<Inner>, options: FillOptions): La
     pwriteNow: immediateWrite(backend),
     open,
     getSize: (handle: Handle<Inner>) => handle.size,
+    renewSize,
     endBatch,
     capabilities: (handle: Handle<Inner>) => handle.capabilities,
     leave: (handle: Handle<Inner>) => handle.leave(limits.leaveMs),
@@ -179,7 +190,7 @@ export function fillIn<Inner>(backend: Backend<Inner>, options: FillOptions): La
   return filled as LayeredBackend
 }
 
-function checkedSize(callback: 'getSize' | 'probe', told: unknown): number {
+function checkedSize(callback: 'getSize' | 'sizeNow' | 'probe', told: unknown): number {
   if (typeof told === 'number' && Number.isInteger(told) && told >= 0 && told <= MAX_SIZE) return told
   throw new BackendError(
     'EIO',

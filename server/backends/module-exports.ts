@@ -42,6 +42,7 @@ interface CallbackRule {
 export const CALLBACKS: Readonly<Record<Callback, CallbackRule>> = {
   open: { required: true },
   getSize: { required: true },
+  sizeNow: {},
   pread: { required: true },
   pwrite: {},
   flush: {},

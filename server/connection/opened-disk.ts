@@ -6,7 +6,7 @@ import { FRAMING } from '../protocol/transmission.ts'
 export interface OpenedDisk {
   readonly backend: LayeredBackend
   readonly handle: unknown
-  /** Bytes. */
+  /** Bytes when it was opened; `backend.renewSize` knows what it has since. */
   readonly size: number
   readonly capabilities: Capabilities
   readonly readOnly: boolean

@@ -45,12 +45,13 @@ export function startOperation(disk: OpenedDisk, request: Request): void {
   }
 }
 
-async function tellStatus({ backend, handle, size }: OpenedDisk, request: Request): Promise<void> {
+async function tellStatus({ backend, handle }: OpenedDisk, request: Request): Promise<void> {
   const { offset, length, flags, framing } = request
   const onlyOne = (flags & CMD_FLAG.REQ_ONE) !== 0
   try {
     const extents = await backend.extents(handle, length, offset, onlyOne ? 1 : MAX_EXTENTS)
-    request.status = encodeBlockStatus(extents, length, size - offset, onlyOne, framing === FRAMING.EXTENDED)
+    const toDiskEnd = backend.getSize(handle) - offset
+    request.status = encodeBlockStatus(extents, length, toDiskEnd, onlyOne, framing === FRAMING.EXTENDED)
     request.complete()
   } catch (error) {
     request.complete(error)

@@ -6,7 +6,7 @@ import type { Completion, Outcome } from '../backends/backend.ts'
 import { TrafficRecorder } from '../metrics/traffic-recorder.ts'
 import { CMD, MAX_PAYLOAD, NBD_ERRNO } from '../protocol/constants.ts'
 import { ProtocolViolation } from '../protocol/handshake.ts'
-import { type RequestTerms, refusalOf } from '../protocol/request-rules.ts'
+import { isBehindEnd, type RequestTerms, refusalOf } from '../protocol/request-rules.ts'
 import { EXTENDED_REQUEST_LENGTH, FRAMING, REQUEST_LENGTH } from '../protocol/transmission.ts'
 import { decodeStatusPayload, MAX_STATUS_PAYLOAD } from './block-status.ts'
 import { bytesLent, HEADER_ROOM, MAX_DATA, takeBuffer } from './buffers.ts'
@@ -34,7 +34,7 @@ const MAX_LENT_BYTES = 512 * 2 ** 20
 export class Transmission implements Receiver, PayloadOwner {
   readonly #channel: Channel
   readonly #disk: OpenedDisk
-  readonly #terms: RequestTerms
+  #terms: RequestTerms
   readonly payload: Payload
   readonly fuaIsNative: boolean
   readonly #events: TransmissionEvents
@@ -224,7 +224,14 @@ export class Transmission implements Receiver, PayloadOwner {
 
   #refusal({ type, flags, offset, length }: Request): number {
     if (this.#stopping) return NBD_ERRNO.ESHUTDOWN
+    if (isBehindEnd(this.#terms, offset, length)) this.#renewSize()
     return refusalOf(this.#terms, type, flags, offset, length)
+  }
+
+  /** The disk may have grown since the handshake; clients that know of it, as the kernel's driver does, stay connected. */
+  #renewSize(): void {
+    const size = this.#disk.backend.renewSize(this.#disk.handle)
+    if (size > this.#terms.size) this.#terms = { ...this.#terms, size }
   }
 
   /** A request with extended header and payload: a WRITE, a BLOCK_STATUS that chooses contexts, or a mistake. */

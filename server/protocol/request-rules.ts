@@ -49,6 +49,10 @@ function isAnnounced(announced: number, type: number, flags: number): boolean {
   return (announced & needed) === needed
 }
 
+/** Does a range reach behind the end? By subtraction: the sum of the two could leave the range of exact numbers. */
+export const isBehindEnd = ({ size }: RequestTerms, offset: number, length: number): boolean =>
+  offset > size || length > size - offset
+
 /**
  * The error that a request deserves, or 0. `offset` may be inexact above 2^53, where it is out of range
  * in any case. DISC is not asked about.
@@ -66,8 +70,7 @@ export function refusalOf(
     return isAnnounced(terms.announced ?? ALL, type, flags) ? NBD_ERRNO.OK : NBD_ERRNO.EINVAL
   if (terms.readOnly && changesData(type)) return NBD_ERRNO.EPERM
   if (!isAnnounced(terms.announced ?? ALL, type, flags)) return NBD_ERRNO.EINVAL
-  // Compared by subtraction: the sum of the two could leave the range of exact numbers.
-  if (offset > terms.size || length > terms.size - offset) {
+  if (isBehindEnd(terms, offset, length)) {
     return type === CMD.WRITE || type === CMD.WRITE_ZEROES ? NBD_ERRNO.ENOSPC : NBD_ERRNO.EINVAL
   }
   const { minimumBlock = 1 } = terms

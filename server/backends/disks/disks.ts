@@ -83,6 +83,7 @@ export function createDisksBackend(config: DisksConfig) {
     const existing = shared.get(key)
     if (existing !== undefined) {
       existing.users++
+      existing.disk.size = Math.max(existing.disk.size, opened.size)
       return existing
     }
     const { fd, blockDevice } = opened

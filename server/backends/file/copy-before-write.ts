@@ -89,7 +89,9 @@ export class CopyBeforeWrite {
     if (this.#failure !== undefined) throw this.#failure
   }
 
+  /** What lies behind the end came later, when the file grew. */
   #isCopied(cluster: number): boolean {
+    if (cluster * CLUSTER >= this.#terms.size) return true
     return !this.#underWay.has(cluster) && (cluster < this.#next || this.#early.has(cluster))
   }
 

@@ -3,10 +3,10 @@
  * rest goes through the disk queue to the thread pool. No operation allocates anything but its place in
  * the pool of jobs. Shared by the disk directory and temporary disks.
  */
-import { statfsSync } from 'node:fs'
+import { fstatSync, statfsSync } from 'node:fs'
 import { ERRNO } from '../../linux/errno.ts'
 import { Lingering } from '../../linux/lingering.ts'
-import { addressOf, lastErrno, pread, pwrite, tryPreadCached } from '../../linux/syscalls.ts'
+import { addressOf, blockDeviceSize, lastErrno, pread, pwrite, tryPreadCached } from '../../linux/syscalls.ts'
 import { type Backend, type Completion, type Outcome, PENDING, type ZeroFlags } from '../backend.ts'
 import { Lane } from './disk-queue.ts'
 import { fileExtents } from './file-extents.ts'
@@ -27,7 +27,8 @@ type CachedReads = 'nowait' | 'memory' | 'unknown'
 /** An open disk. The descriptor stays the caller's to close, after all operations have ended. */
 export interface FileDisk {
   readonly fd: number
-  readonly size: number
+  /** Bytes; grows when `sizeNow` finds the file grown. */
+  size: number
   readonly durable: boolean
   readonly readOnly: boolean
   readonly blockDevice: boolean
@@ -162,6 +163,12 @@ function range(
 /** The operations of the backend interface over a FileDisk. */
 export const fileOperations = {
   getSize: (disk: FileDisk) => disk.size,
+
+  sizeNow(disk: FileDisk): number {
+    const size = disk.blockDevice ? blockDeviceSize(disk.fd) : fstatSync(disk.fd).size
+    disk.size = Math.max(disk.size, size)
+    return disk.size
+  },
 
   preadNow: (disk: FileDisk, target: Buffer, start: number, length: number, offset: number): number =>
     readImmediately(disk, cachedAddress(target) + start, length, offset),

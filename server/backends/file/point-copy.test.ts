@@ -144,6 +144,34 @@ test('writes that had begun are in the copy, and those that come while they last
   expect(readFileSync(join(directory, 'disk')).subarray(0, CLUSTER)).toEqual(Buffer.alloc(CLUSTER, 0xbb))
 })
 
+test('what a disk that grows meanwhile gets behind its end is not in the copy', async () => {
+  const directory = makeDirectory()
+  const disk = newDisk(directory)
+  const before = readFileSync(join(directory, 'disk'))
+  const { fd, path } = target(directory)
+  const source = sourceOf(disk)
+  let late: Promise<unknown> | undefined
+  await copyOfNow(
+    {
+      ...source,
+      setBarrier(barrier) {
+        source.setBarrier(barrier)
+        if (late !== undefined) return
+        truncateSync(join(directory, 'disk'), SIZE + 3 * CLUSTER)
+        expect(fileOperations.sizeNow(disk)).toBe(SIZE + 3 * CLUSTER)
+        const data = Buffer.alloc(CLUSTER, 0xcc)
+        const places = [SIZE - 500, SIZE + 2 * CLUSTER]
+        late = Promise.all(places.map(offset => operate.write(disk, data, offset)))
+      },
+    },
+    fd,
+    NEVER,
+  )
+  await late
+  expect(readFileSync(path).equals(before)).toBe(true)
+  expect([disk.barrier, disk.changes]).toEqual([undefined, 0])
+})
+
 test('a copy that is called off, or fails, ends soon, and no write fails or waits for it', async () => {
   const directory = makeDirectory()
   const disk = newDisk(directory)

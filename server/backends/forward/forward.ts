@@ -97,6 +97,7 @@ export function createForwardBackend(config: ForwardConfig): Backend<NbdClient> 
     open: (exportName: string, { signal }: OpenContext) => shared?.take() ?? connectFor(exportName, signal),
     close: client => (shared ? shared.give(client) : client.close()),
     getSize: client => client.size,
+    sizeNow: client => client.size,
 
     pread(client, target, start, length, offset, completion) {
       client.startPread(target, start, length, offset, completion)

@@ -18,7 +18,6 @@ export interface HandleTerms<Inner> {
 
 export class Handle<Inner> implements CallOwner {
   readonly inner: Inner
-  readonly size: number
   readonly capabilities: Capabilities
   readonly zeroIsNative: boolean
   readonly cacheIsNative: boolean
@@ -34,6 +33,7 @@ export class Handle<Inner> implements CallOwner {
   readonly zeroings: (() => void)[] = []
   /** Set by the first `close`. */
   closed: Promise<void> | undefined
+  #size: number
   #first: Call | undefined
   #waiting = 0
   #leaving: NodeJS.Timeout | undefined
@@ -42,7 +42,7 @@ export class Handle<Inner> implements CallOwner {
 
   constructor(terms: HandleTerms<Inner>) {
     this.inner = terms.inner
-    this.size = terms.size
+    this.#size = terms.size
     this.capabilities = terms.capabilities
     this.zeroIsNative = terms.zeroIsNative
     this.cacheIsNative = terms.cacheIsNative
@@ -50,6 +50,16 @@ export class Handle<Inner> implements CallOwner {
     this.canWrite = terms.capabilities.canWrite
     this.minimum = terms.capabilities.blockSizes.minimum
     this.maximum = terms.capabilities.blockSizes.maximum
+  }
+
+  /** Bytes. */
+  get size(): number {
+    return this.#size
+  }
+
+  /** Takes a new size, if it is a larger one, as far as it is whole blocks. */
+  growTo(size: number): void {
+    this.#size = Math.max(this.#size, size - (size % this.minimum))
   }
 
   /** A call that is about to be made. `bytes` as in `Call`. */
