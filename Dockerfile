@@ -49,7 +49,7 @@ ENV UV_THREADPOOL_SIZE=32
 EXPOSE 10809
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["node", "/app/server/main.ts"]
-CMD ["serve", "--dir", "/exports", "--size", "1G", "--listen", "0.0.0.0:10809"]
+CMD ["serve", "--dir", "/exports", "--size", "1G", "--listen", "*:10809"]
 
 # Everything: server and operator. Kubernetes runs all its pods from this one image.
 FROM server AS operator

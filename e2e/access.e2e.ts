@@ -348,10 +348,10 @@ describe('In a network of their own', () => {
   })
 
   /** A client of the network on the other side. */
-  const from = async (source: string): Promise<Way> =>
+  const from = async (source: string, ipv4 = '0.0.0.0'): Promise<Way> =>
     source.includes(':')
       ? { source, namespace, host: 'fd12:3456:789a::1', port: await portOn('[::]') }
-      : { source, namespace, host: '10.123.45.1', port: await portOn('0.0.0.0') }
+      : { source, namespace, host: '10.123.45.1', port: await portOn(ipv4) }
 
   const LISTEN = ['--listen', '0.0.0.0:0', '--listen', '[::]:0']
 
@@ -360,9 +360,12 @@ describe('In a network of their own', () => {
     await needLibnbd(context)
   })
 
-  test('clients are known by their addresses, IPv4 and IPv6', async () => {
+  test.each([
+    ['a socket each', LISTEN, '0.0.0.0'],
+    ['one socket', ['--listen', '*:0'], '[::]'],
+  ])('clients are known by their addresses, IPv4 and IPv6 at %s', async (_, listen, ipv4) => {
     const rules = ['--allow', '10.123.45.0/26', '--allow', 'fd12:3456:789a::/126', '--deny', '10.123.45.3']
-    await start([...LISTEN, ...rules, ...BLANK])
+    await start([...listen, ...rules, ...BLANK])
     for (const [source, outcome] of [
       ['10.123.45.2', 'open'],
       ['10.123.45.3', 'silence'],
@@ -371,7 +374,7 @@ describe('In a network of their own', () => {
       ['fd12:3456:789a::3', 'open'],
       ['fd12:3456:789a::77', 'silence'],
     ] as const) {
-      expect(await outcomeOf(await from(source)), source).toBe(outcome)
+      expect(await outcomeOf(await from(source, ipv4)), source).toBe(outcome)
     }
     expect(await outcomeOf({ host: '127.0.0.1', port: server?.port ?? 0 })).toBe('silence')
     expect(await server?.stop()).toBe(0)

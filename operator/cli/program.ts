@@ -1,8 +1,8 @@
 /** What every command of the operator does around its own work: connect, count, answer probes, end in order. */
 import packageJson from '../../package.json' with { type: 'json' }
 import { createLog, type Log } from '../../server/cli/log.ts'
-import type { ListenAddress } from '../../server/cli/option-values.ts'
 import type { LogLevel } from '../../server/cli/serve-option-table.ts'
+import type { TcpAddress } from '../../server/linux/listen-address.ts'
 import type { Readiness } from '../../server/metrics/endpoint.ts'
 import type { Family } from '../../server/metrics/exposition.ts'
 import { serveProgramMetrics } from '../../server/metrics/program-endpoint.ts'
@@ -65,7 +65,7 @@ export async function connect(command: string, options: ConnectOptions): Promise
  * @throws HttpListenError
  */
 export async function openEndpoint(
-  address: ListenAddress | undefined,
+  address: TcpAddress | undefined,
   families: readonly Family[],
   readiness: () => Readiness,
   log: Log,

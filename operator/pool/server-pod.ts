@@ -105,7 +105,7 @@ function nbd({ spec }: DiskPool, settings: PodSettings) {
     args: [
       ...['--dir', DISKS_PATH, '--disks', MANIFESTS, '--no-create'],
       ...['--names', exportNames === 'Strict' ? 'strict' : 'relaxed'],
-      ...['--listen', `0.0.0.0:${NBD_PORT}`, '--metrics', `0.0.0.0:${NBD_METRICS_PORT}`],
+      ...['--listen', `*:${NBD_PORT}`, '--metrics', `*:${NBD_METRICS_PORT}`],
       ...SOCKETS,
       ...(tls.mode === 'Off' ? [] : ['--tls', tls.mode === 'On' ? 'on' : 'require', '--tls-dir', TLS]),
     ],
@@ -132,7 +132,7 @@ function agent({ metadata }: DiskPool, settings: PodSettings) {
     args: [
       ...['--pool', metadata.name, '--namespace', metadata.namespace ?? 'default'],
       ...['--dir', VOLUME_PATH, '--manifests', MANIFESTS, ...SOCKETS],
-      ...['--metrics', `0.0.0.0:${AGENT_METRICS_PORT}`],
+      ...['--metrics', `*:${AGENT_METRICS_PORT}`],
     ],
     env: [{ name: 'POD_NAME', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } }],
     ports: [{ name: 'agent-metrics', containerPort: AGENT_METRICS_PORT, protocol: 'TCP' }],

@@ -40,7 +40,7 @@ const SERVE_EXAMPLES = `Examples:
       ondemand-disk serve --dir /srv/disks --size 1G
   Serve a network, and let clients ask for up to 20 GiB by name:20G:
       ondemand-disk serve --dir /srv/disks --size 4G --max-size 20G \\
-          --listen 0.0.0.0:10809 --allow 192.168.7.0/24
+          --listen '*:10809' --allow 192.168.7.0/24
   Give every connection a throw-away copy of a template:
       ondemand-disk serve --temporary --size 0 --var base=/srv/base.img \\
           --command 'cp --sparse=always "$base" "$disk"'

@@ -3,12 +3,12 @@ import packageJson from '../../package.json' with { type: 'json' }
 import { CreationAbortedError } from '../backends/disks/errors.ts'
 import { diskQueue } from '../backends/file/disk-queue.ts'
 import { reasonOf } from '../connection/session.ts'
+import type { TcpAddress } from '../linux/listen-address.ts'
 import type { Readiness } from '../metrics/endpoint.ts'
 import { serveProgramMetrics } from '../metrics/program-endpoint.ts'
 import { type ServerMetrics, serverFamilies } from '../metrics/server-metrics.ts'
 import { createStatusPage } from '../metrics/status-page.ts'
 import type { Log } from './log.ts'
-import type { ListenAddress } from './option-values.ts'
 
 /** Counts the disks that are made, or are not. */
 export function countCreations(metrics: ServerMetrics): (ms: number, error: unknown) => void {
@@ -27,7 +27,7 @@ export function countCreations(metrics: ServerMetrics): (ms: number, error: unkn
  * @throws HttpListenError
  */
 export async function openMetricsEndpoint(
-  address: ListenAddress,
+  address: TcpAddress,
   metrics: ServerMetrics,
   readiness: () => Readiness,
   log: Log,

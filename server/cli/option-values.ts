@@ -1,6 +1,7 @@
 /** What the value of an option may look like: each parser returns the value or throws a `UsageError` with the reason. */
 import { isIPv4, isIPv6 } from 'node:net'
 import { quote } from '../../crds/quote.ts'
+import type { TcpAddress } from '../linux/listen-address.ts'
 import { UsageError } from './options.ts'
 
 /** The text itself, which must not be empty. */
@@ -47,32 +48,25 @@ export function parseDuration(text: string): number {
   return ms
 }
 
-/** A TCP address to listen on. */
-export interface ListenAddress {
-  /** IPv4 or IPv6 address without brackets, or a host name. */
-  readonly host: string
-  /** 0: the system chooses a free one. */
-  readonly port: number
-}
-
 // RFC 1123, section 2.1: letters, digits and hyphens; the last label is not all digits.
 const HOST_NAME =
   /^(?=.{1,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*(?!\d+$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/i
 
-/** `HOST:PORT`, an IPv6 address in brackets. */
-export function parseListenAddress(text: string): ListenAddress {
+/** `HOST:PORT`, an IPv6 address in brackets; `*:PORT` for all addresses. */
+export function parseListenAddress(text: string): TcpAddress {
   const match = /^(?:\[([^[\]]*)\]|([^[\]:]*)):(\d{1,5})$/.exec(text)
   if (match === null) {
     throw new UsageError(
-      `${quote(text)} is not HOST:PORT. Give an address and a port, such as 0.0.0.0:10809 or [::1]:10809.`,
+      `${quote(text)} is not HOST:PORT. Give an address and a port, such as 192.168.7.1:10809 or [::1]:10809, or *:10809 for all addresses.`,
     )
   }
   const [, bracketed, plain = '', digits] = match
   const host = bracketed ?? plain
   if (host === '') {
-    throw new UsageError(`${quote(text)} has no host. For all addresses give 0.0.0.0:PORT and [::]:PORT.`)
+    throw new UsageError(`${quote(text)} has no host. For all addresses give *:PORT.`)
   }
-  if (bracketed === undefined ? !isIPv4(host) && !HOST_NAME.test(host) : !isIPv6(host)) {
+  const isPlainHost = host === '*' || isIPv4(host) || HOST_NAME.test(host)
+  if (bracketed === undefined ? !isPlainHost : !isIPv6(host)) {
     const expected =
       bracketed === undefined ? 'neither an IPv4 address nor a host name' : 'not an IPv6 address'
     throw new UsageError(`${quote(host)} in ${quote(text)} is ${expected}.`)

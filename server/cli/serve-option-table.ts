@@ -175,7 +175,7 @@ export const SERVE_OPTIONS = {
     group: LISTENING,
     kind: 'repeatable',
     placeholder: 'HOST:PORT',
-    help: 'TCP address to listen on; an IPv6 address stands in brackets, port 0 is any free port. Repeatable.',
+    help: 'TCP address to listen on; an IPv6 address stands in brackets, * is all addresses, port 0 is any free port. Repeatable.',
     shownDefault:
       '127.0.0.1:10809 and [::1]:10809, unless --unix is given or the service manager passes sockets',
     parse: parseListenAddress,

@@ -4,7 +4,7 @@ import { labelProblem } from '../../crds/filesystem-label.ts'
 import { quote } from '../../crds/quote.ts'
 import type { RateLimits } from '../access/rate-limit.ts'
 import type { NbdUri } from '../client/uri.ts'
-import type { ListenAddress } from './option-values.ts'
+import type { TcpAddress } from '../linux/listen-address.ts'
 import { type Parsed, parseOptions, REST, UsageError } from './options.ts'
 import { type LogLevel, SERVE_OPTIONS } from './serve-option-table.ts'
 
@@ -87,7 +87,7 @@ export interface ServeOptions {
   readonly maxDisks: number | undefined
   readonly names: NameRules
   /** What was asked for by `--listen`; see `addressesToBind`. */
-  readonly listen: readonly ListenAddress[]
+  readonly listen: readonly TcpAddress[]
   /** Path of a unix socket. */
   readonly unix: string | undefined
   readonly handshakeTimeoutMs: number
@@ -108,12 +108,12 @@ export interface ServeOptions {
   /** File that says who may connect, and what a client may use in all, in place of the options. */
   readonly policy: string | undefined
   /** Where HTTP is served to scrapers and probes; undefined: nowhere. */
-  readonly metrics: ListenAddress | undefined
+  readonly metrics: TcpAddress | undefined
   readonly logLevel: LogLevel
 }
 
 /** A TCP address to bind. */
-export interface BindAddress extends ListenAddress {
+export interface BindAddress extends TcpAddress {
   /** A machine without this address family serves without it: EADDRNOTAVAIL and EAFNOSUPPORT are no failure. */
   readonly optional: boolean
 }

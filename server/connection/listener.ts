@@ -2,6 +2,7 @@
 import { stat } from 'node:fs/promises'
 import { createServer, type ListenOptions, type Server, type Socket } from 'node:net'
 import { dirname } from 'node:path'
+import { describeTcpAddress, type TcpAddress, tcpListenOptions } from '../linux/listen-address.ts'
 import { removeStaleSocket } from '../linux/stale-socket.ts'
 import { configureTcp, configureUnix, type Liveness } from '../linux/syscalls.ts'
 import { type DescriptorHandle, takeHandle } from './handle.ts'
@@ -13,7 +14,7 @@ const BACKLOG = 1024
 
 /** Where to listen: an address and port, a path, or a descriptor that is listening already. */
 export type Endpoint =
-  | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
+  | ({ readonly kind: 'tcp' } & TcpAddress)
   | { readonly kind: 'unix'; readonly path: string }
   | { readonly kind: 'descriptor'; readonly descriptor: number }
 
@@ -39,9 +40,7 @@ export class ListenError extends Error {
 function describe(endpoint: Endpoint): string {
   if (endpoint.kind === 'unix') return endpoint.path
   if (endpoint.kind === 'descriptor') return `descriptor ${endpoint.descriptor}`
-  return endpoint.host.includes(':')
-    ? `[${endpoint.host}]:${endpoint.port}`
-    : `${endpoint.host}:${endpoint.port}`
+  return describeTcpAddress(endpoint)
 }
 
 const REASONS: Readonly<Record<string, string>> = {
@@ -65,8 +64,7 @@ function uriOf(server: Server, endpoint: Endpoint): string {
   if (typeof address === 'string')
     return `nbd+unix:///?socket=${encodeURIComponent(address).replaceAll('%2F', '/')}`
   if (address === null) return describe(endpoint)
-  const host = address.family === 'IPv6' ? `[${address.address}]` : address.address
-  return `nbd://${host}:${address.port}`
+  return `nbd://${describeTcpAddress({ host: address.address, port: address.port })}`
 }
 
 /** libuv says EACCES where the directory of a socket does not exist. */
@@ -81,8 +79,7 @@ async function checkDirectory(endpoint: Endpoint & { kind: 'unix' }): Promise<vo
 function listenOptions(endpoint: Endpoint): ListenOptions & { fd?: number } {
   if (endpoint.kind === 'unix') return { path: endpoint.path, backlog: BACKLOG }
   if (endpoint.kind === 'descriptor') return { fd: endpoint.descriptor }
-  const { host, port } = endpoint
-  return { host, port, backlog: BACKLOG, ipv6Only: host.includes(':') }
+  return { ...tcpListenOptions(endpoint), backlog: BACKLOG }
 }
 
 /** Takes the socket over from Node's, which would read it in its own way. */

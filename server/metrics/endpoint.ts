@@ -1,4 +1,5 @@
 /** What `--metrics` serves: the metrics, a page for people, and the answers to probes. */
+import type { TcpAddress } from '../linux/listen-address.ts'
 import { checkFamilies, EXPOSITION_TYPE, exposition, type Family } from './exposition.ts'
 import { type HttpServer, line, type Page, serveHttp } from './http.ts'
 
@@ -22,7 +23,7 @@ export interface EndpointTerms {
  * @throws HttpListenError
  */
 export async function serveMetrics(
-  address: { readonly host: string; readonly port: number },
+  address: TcpAddress,
   { families, statusPage, readiness, onError }: EndpointTerms,
 ): Promise<HttpServer> {
   checkFamilies(families)

@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net'
 import { pipeline } from 'node:stream/promises'
 import { setImmediate as nextTurn } from 'node:timers/promises'
+import { describeTcpAddress, type TcpAddress, tcpListenOptions } from '../linux/listen-address.ts'
 
 /** What a route answers. */
 export interface Page {
@@ -60,7 +61,7 @@ export function line(status: number, text: string): Page {
  * @throws HttpListenError
  */
 export async function serveHttp(
-  { host, port }: { readonly host: string; readonly port: number },
+  address: TcpAddress,
   routes: Routes,
   onError: (error: Error) => void,
 ): Promise<HttpServer> {
@@ -77,17 +78,17 @@ export async function serveHttp(
   server.maxConnections = MAX_CONNECTIONS
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
-      const where = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
       const code = error.code ?? 'EIO'
       const reason = REASONS[code] ?? error.message
+      const where = describeTcpAddress(address)
       reject(new HttpListenError(`Cannot serve HTTP on ${where}: ${reason}.`, code, { cause: error }))
     })
-    server.listen({ host, port, ipv6Only: host.includes(':') }, resolve)
+    server.listen(tcpListenOptions(address), resolve)
   })
   server.removeAllListeners('error').on('error', onError)
-  const { address, port: bound } = server.address() as AddressInfo
+  const bound = server.address() as AddressInfo
   return {
-    uri: `http://${address.includes(':') ? `[${address}]` : address}:${bound}`,
+    uri: `http://${describeTcpAddress({ host: bound.address, port: bound.port })}`,
     async close() {
       const closed = new Promise<void>(resolve => server.close(() => resolve()))
       server.closeAllConnections()

@@ -1,4 +1,5 @@
 /** The endpoint of a whole program: what it counts itself, and what is counted of every process. */
+import type { TcpAddress } from '../linux/listen-address.ts'
 import { type EndpointTerms, serveMetrics } from './endpoint.ts'
 import { measureEventLoopDelay } from './event-loop-delay.ts'
 import type { HttpServer } from './http.ts'
@@ -9,7 +10,7 @@ import { type ProcessSources, processFamilies } from './process-families.ts'
  * @throws HttpListenError
  */
 export async function serveProgramMetrics(
-  address: { readonly host: string; readonly port: number },
+  address: TcpAddress,
   terms: EndpointTerms & ProcessSources,
 ): Promise<HttpServer> {
   const delay = measureEventLoopDelay()
