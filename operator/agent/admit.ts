@@ -1,13 +1,22 @@
 /** May a client have a new disk? `spec.onDemand` and `spec.quota` of the pool decide. No I/O. */
 
 import type { DiskPool } from '../../crds/diskpool.ts'
+import type { NameRules } from '../../crds/export-name.ts'
+import { InvalidSpecError, orInvalid } from '../../crds/invalid-spec-error.ts'
 import { API_GROUP_VERSION } from '../../crds/object.ts'
-import { ONDEMANDDISK_KIND, type OnDemandDiskSpec } from '../../crds/ondemanddisk.ts'
+import { ONDEMANDDISK_KIND, type OnDemandDiskSpec, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { formatSize } from '../../crds/quantity.ts'
 import { quote } from '../../crds/quote.ts'
 import type { AskedDisk, AskRefusalKind } from '../../server/control/ask.ts'
+import { acceptedText } from '../terms/accepted.ts'
 import { allot, type Claimant } from '../terms/allotment.ts'
-import { FINALIZER, ON_DEMAND_ANNOTATION, POOL_LABEL, SPARE_ANNOTATION } from '../terms/names.ts'
+import {
+  ACCEPTED_ANNOTATION,
+  FINALIZER,
+  ON_DEMAND_ANNOTATION,
+  POOL_LABEL,
+  SPARE_ANNOTATION,
+} from '../terms/names.ts'
 
 /** Yes, with the spec of the disk; or no, with words for the client that name the limit. */
 export type Admission =
@@ -61,26 +70,35 @@ export function placeOf({ mode, upstream, size = 0 }: OnDemandDiskSpec): number 
   return mode === 'Temporary' || upstream !== undefined ? 0 : size
 }
 
-/** The object of a disk that a client wants; with the name of the spare that it is promised. */
+/**
+ * The object of a disk that a client wants; with the name of the spare that it is promised. One with a spare is in the
+ * operator's care from the start, which leaves it to the agent: nobody has to write it once more for that.
+ */
 export function onDemandObject(
   name: string,
   namespace: string,
   spec: OnDemandDiskSpec,
+  names: NameRules,
   spare: string | undefined,
 ) {
-  return {
+  const object = {
     apiVersion: API_GROUP_VERSION,
     kind: ONDEMANDDISK_KIND,
     metadata: {
       name,
       namespace,
       labels: { [POOL_LABEL]: spec.poolName },
-      annotations: {
-        [ON_DEMAND_ANNOTATION]: 'true',
-        ...(spare !== undefined && { [SPARE_ANNOTATION]: spare }),
-      },
+      annotations: { [ON_DEMAND_ANNOTATION]: 'true' },
       finalizers: [FINALIZER],
     },
     spec,
   } as const
+  if (spare === undefined) return object
+  const parsed = orInvalid(() => parseOnDemandDisk(object, { names }))
+  const annotations = {
+    ...object.metadata.annotations,
+    ...(!(parsed instanceof InvalidSpecError) && { [ACCEPTED_ANNOTATION]: acceptedText(parsed) }),
+    [SPARE_ANNOTATION]: spare,
+  }
+  return { ...object, metadata: { ...object.metadata, annotations } }
 }

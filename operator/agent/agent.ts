@@ -17,6 +17,7 @@ import { type KubeLog, reasonOf } from '../kube/log.ts'
 import { WorkQueue } from '../kube/queue.ts'
 import { startReflector } from '../kube/reflector.ts'
 import { keyOf, type StoreEvent } from '../kube/store.ts'
+import { conditionOf } from '../terms/conditions.ts'
 import { POOL_LABEL, poolNames } from '../terms/names.ts'
 import { createCopier } from './copier.ts'
 import { createDiskReconciler } from './disk-reconciler.ts'
@@ -59,6 +60,9 @@ export interface RunningAgent {
 }
 
 const WORKERS = 8
+/** News that the server has of a new disk, and of how many clients it has, are gathered for so long, in ms. */
+const GATHER_MS = 200
+const POOL_GATHER_MS = 1000
 const DEFAULT_PORT = 10_809
 
 /** Starts the agent. @throws the errors of a volume, a directory or a socket that cannot be used */
@@ -201,8 +205,12 @@ export async function startAgent({ client, options, events, log }: AgentTerms): 
     path: options.control,
     log,
     onChange: uid => {
-      for (const disk of disks.store.byIndex('uid', uid)) if (isSynced) queue.add(keyOf(disk))
-      poolQueue.add(poolName)
+      for (const disk of isSynced ? disks.store.byIndex('uid', uid) : []) {
+        // Of a disk that has just been made there is more to come, and a client that is being served.
+        const isNew = conditionOf(disk, 'Exported') === undefined
+        queue.addAfter(keyOf(disk), isNew ? GATHER_MS : 0)
+      }
+      poolQueue.addAfter(poolName, POOL_GATHER_MS)
     },
   })
   const copier = createCopier({

@@ -109,13 +109,14 @@ export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
   async function observe(disk: OnDemandDisk, uid: string): Promise<AgentObserved> {
     const parsed = parseDisk(disk, nameRules(view.pool))
     const spare = disk.metadata.annotations?.[SPARE_ANNOTATION]
-    const file = await volume.disk(uid)
+    const isPromised = spare !== undefined && !isTrue(disk, 'Provisioned')
+    const [file, isThere] = await Promise.all([volume.disk(uid), isPromised && hasSpare(spare)])
     return {
       disk,
       parsed,
       allotment: allotmentOf(disk, parsed, file?.size),
       file,
-      spare: spare !== undefined && !isTrue(disk, 'Provisioned') && (await hasSpare(spare)),
+      spare: isThere,
       copy: copier.view(uid),
       copiedTo: disk.metadata.deletionTimestamp === undefined ? [] : copiesOf(uid),
       now: Date.now(),
@@ -172,7 +173,8 @@ export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
         return disk
       case 'write manifest':
         await manifests.write(uid, action.text)
-        void mirror.rescan([uid])
+        // Whoever asked for one that a spare has become has its server read it; any other is to be read soon.
+        if (isTrue(disk, 'Provisioned')) void mirror.rescan([uid])
         return disk
       case 'remove manifest':
         await manifests.remove(uid)

@@ -85,7 +85,9 @@ export function createOnDemand(terms: OnDemandTerms): OnDemand {
     if (quota === undefined && onDemand.maxDisks === undefined) return []
     const names = nameRules(view.pool)
     const known = [...view.disks()].map(disk => claimantOf(disk, parseDisk(disk, names)))
-    return [...known, ...reserved.values()]
+    // One whose object has come by the watch before its request was answered must not count twice.
+    const making = [...reserved].filter(([name]) => view.byExport(name) === undefined)
+    return [...known, ...making.map(([, claimant]) => claimant)]
   }
 
   async function spareFor(size: number | undefined): Promise<string | undefined> {
@@ -138,9 +140,8 @@ export function createOnDemand(terms: OnDemandTerms): OnDemand {
   ): Promise<AskAnswer | undefined> {
     for (const name of objectNames(exportName)) {
       try {
-        const object = onDemandObject(name, namespace, spec, spare)
+        const object = onDemandObject(name, namespace, spec, nameRules(view.pool), spare)
         const made = await client.create<OnDemandDisk>(ON_DEMAND_DISKS, object)
-        // At one stroke, lest it counts twice.
         reserved.delete(exportName)
         view.add(made)
         log.info({ export: exportName, object: name, spare }, 'Disk made on demand')
@@ -189,11 +190,21 @@ export function createOnDemand(terms: OnDemandTerms): OnDemand {
       }
       if (!asked.create) return look(asked)
       const held = AbortSignal.any([signal, AbortSignal.timeout(HOLD_MS)])
+      let refusal: AskAnswer | undefined
+      let isMaking = false
       for (;;) {
         const disk = view.byExport(asked.name)
-        const answer =
-          disk !== undefined ? stateOf(disk) : reserved.has(asked.name) ? undefined : await make(asked)
+        const answer = disk === undefined ? refusal : stateOf(disk)
         if (answer !== undefined) return answer
+        // The object may come by the watch, and the disk be declared, before the request for it is answered.
+        if (disk === undefined && !isMaking && !reserved.has(asked.name)) {
+          isMaking = true
+          void make(asked).then(problem => {
+            isMaking = false
+            refusal = problem
+            for (const wake of waiting) wake()
+          })
+        }
         if (held.aborted) return { result: 'waiting' }
         const known = view.byExport(asked.name)
         if (known !== undefined && isDeclared(known.metadata.uid ?? '')) continue

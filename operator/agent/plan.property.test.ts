@@ -10,14 +10,14 @@ import type { ExportState } from '../../server/control/state.ts'
 import { mergeConditions, type StatusCondition } from '../kube/conditions.ts'
 import { FINALIZER, FORCE_DELETE_ANNOTATION, SPARE_ANNOTATION } from '../terms/names.ts'
 import type { AgentAction, AgentObserved, ServerView } from './observed.ts'
-import { planDisk } from './plan.ts'
+import { planDisk, SPARE_QUIET_MS } from './plan.ts'
 
 const UID = '6f0f4a0e-3f0e-4b3e-9d5e-0e8f5f1c2a3b'
 const SIZE = 2 ** 20
 
 const EVENTS = [
   ...['agent', 'agent', 'agent', 'half', 'server', 'server', 'news', 'news', 'connect', 'disconnect'],
-  ...['grow', 'delete', 'force', 'operator', 'operator', 'server dies', 'server starts'],
+  ...['grow', 'delete', 'force', 'operator', 'operator', 'server dies', 'server starts', 'time'],
 ] as const
 type Event = (typeof EVENTS)[number]
 
@@ -28,6 +28,8 @@ class World {
   generation = 1
   deleted = false
   forced = false
+  /** ms since the object was made. */
+  now = 0
   exists = true
   conditions: readonly StatusCondition[] = []
   fields: Record<string, unknown> = {}
@@ -54,10 +56,11 @@ class World {
           [SPARE_ANNOTATION]: '0123456789abcdef-0',
           ...(this.forced && { [FORCE_DELETE_ANNOTATION]: 'true' }),
         },
+        creationTimestamp: '1970-01-01T00:00:00Z',
         ...(this.deleted && { deletionTimestamp: '2026-01-01T00:00:00Z' }),
       },
       spec: { poolName: 'lab', reclaimPolicy: 'Delete', mode: 'Persistent', ...this.spec },
-      status: { ...this.fields, conditions: this.conditions },
+      ...(this.conditions.length > 0 && { status: { ...this.fields, conditions: this.conditions } }),
     } as unknown as OnDemandDisk
   }
 
@@ -76,7 +79,7 @@ class World {
       manifest: this.manifest,
       server: this.heard,
       uri: 'nbd://lab',
-      ...{ copy: { state: 'none' } as const, copiedTo: [], now: 0 },
+      ...{ copy: { state: 'none' } as const, copiedTo: [], now: this.now },
       sinceWriteMs: Number.POSITIVE_INFINITY,
     }
   }
@@ -103,6 +106,11 @@ class World {
         this.file = undefined
         return
       case 'status':
+        if (
+          action.change.conditions?.some(({ reason }) => reason === 'SpareTaken') &&
+          this.file === undefined
+        )
+          this.wrongs.push('told of a disk that there is not')
         this.conditions = mergeConditions(this.conditions, action.change.conditions ?? [], new Date(0))
         this.fields = { ...this.fields, ...action.change.fields }
     }
@@ -179,6 +187,9 @@ class World {
           })
         return
       }
+      case 'time':
+        this.now += SPARE_QUIET_MS
+        return
       case 'server dies':
         this.runs = false
         this.clients = 0

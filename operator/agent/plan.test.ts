@@ -4,7 +4,7 @@ import type { ExportState } from '../../server/control/state.ts'
 import { FINALIZER, FORCE_DELETE_ANNOTATION, SPARE_ANNOTATION } from '../terms/names.ts'
 import { deletingManifest, manifestText } from './manifest.ts'
 import type { AgentObserved } from './observed.ts'
-import { planDisk } from './plan.ts'
+import { planDisk, SPARE_QUIET_MS } from './plan.ts'
 
 const MIB = 2 ** 20
 const UID = '6f0f4a0e-3f0e-4b3e-9d5e-0e8f5f1c2a3b'
@@ -37,7 +37,6 @@ function see(given: Given = {}): AgentObserved {
     },
     spec: { poolName: 'lab', size: 16 * MIB, reclaimPolicy: 'Delete', mode: 'Persistent', ...spec },
     status: {
-      ...status,
       conditions: conditions.map(text => {
         const [type, state, reason, ...message] = text.split(' ')
         return {
@@ -45,6 +44,7 @@ function see(given: Given = {}): AgentObserved {
           lastTransitionTime: DELETED_AT,
         }
       }),
+      ...status,
     },
   } as unknown as OnDemandDisk
   let parsed: AgentObserved['parsed']
@@ -281,6 +281,41 @@ describe('A spare', () => {
     ],
   ] as [string, Given, string[]][])('%s', ([, given, expected]) => {
     expect(steps(given)).toEqual(expected)
+  })
+
+  describe('that has just become a disk', () => {
+    const born = Date.parse('2026-01-01T00:00:00Z')
+    const young = (ageMs: number, given: Given = {}) => ({
+      ...promised,
+      manifest: 'written' as const,
+      status: { conditions: undefined },
+      metadata: { ...promised.metadata, creationTimestamp: '2026-01-01T00:00:00Z' },
+      ...given,
+      observed: { spare: false, now: born + ageMs, ...given.observed },
+    })
+
+    test('is told of together with its server’s word', () => {
+      expect(steps(young(100))).toEqual([])
+      expect(planDisk(see(young(100))).requeueAfterMs).toBe(SPARE_QUIET_MS - 100)
+      expect(steps(young(100, { served: {} }))).toEqual([`${taken}, Exported True Serving, Ready True Ready`])
+    })
+
+    test('is made and served at once all the same', () => {
+      const fresh = young(100, { manifest: 'none', observed: { file: undefined, spare: true } })
+      expect(steps(fresh)).toEqual(['take spare', 'write manifest'])
+    })
+
+    test.for([
+      ['when its server does not tell of it', young(SPARE_QUIET_MS)],
+      ['when its server cannot serve it', young(100, { served: { problem: 'It is broken.' } })],
+      ['whatever the clocks say', young(-3_600_000)],
+      [
+        'when somebody has spoken of it',
+        young(100, { status: {}, conditions: ['Ready False Provisioning'] }),
+      ],
+    ] as [string, Given][])('is told of without it %s', ([, given]) => {
+      expect(steps(given)).toEqual([taken])
+    })
   })
 })
 

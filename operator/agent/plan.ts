@@ -3,7 +3,7 @@ import { InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { ConditionChange } from '../kube/conditions.ts'
 import { conditionOf, isTrue } from '../terms/conditions.ts'
 import { FINALIZER, FORCE_DELETE_ANNOTATION, SPARE_ANNOTATION } from '../terms/names.ts'
-import { readyWhenExported } from '../terms/readiness.ts'
+import { readyNow, readyWhenExported } from '../terms/readiness.ts'
 import { AGENT_REASONS } from '../terms/reasons.ts'
 import {
   ALLOCATED_PAUSE_MS,
@@ -16,6 +16,12 @@ import {
 } from './exported.ts'
 import { deletingManifest, manifestText } from './manifest.ts'
 import { type AgentAction, type AgentObserved, type AgentPlan, hasFile } from './observed.ts'
+
+/**
+ * So long, in ms, a disk made of a spare has no status: until its server tells that it serves it, all is said at one
+ * stroke. Its client is being served meanwhile, and each write would be done on the same processors.
+ */
+export const SPARE_QUIET_MS = 3000
 
 /** Something that only the server can bring is looked for again after so long, in ms, should its news be missed. */
 const LOOK_AGAIN_MS = 5000
@@ -87,7 +93,7 @@ function isNews(disk: OnDemandDisk, { type, status, reason, message, observedGen
  * Job nor another agent makes it again.
  */
 function planSpare(observed: AgentObserved, parsed: OnDemandDisk): AgentPlan {
-  const { disk, file, spare, manifest } = observed
+  const { disk, file, spare, manifest, now } = observed
   const name = disk.metadata.annotations?.[SPARE_ANNOTATION]
   if (name === undefined || !hasFile(parsed) || (file === undefined && !spare)) return { actions: [] }
   const conditions = [
@@ -95,13 +101,23 @@ function planSpare(observed: AgentObserved, parsed: OnDemandDisk): AgentPlan {
     condition(disk, 'Provisioned', 'True', 'SpareTaken', 'The disk was made of a spare of the pool.'),
   ]
   const text = manifestText(parsed, servedSize(observed, parsed))
-  return {
-    actions: [
-      ...(file === undefined ? [{ kind: 'take spare', spare: name } as const] : []),
-      ...(text === manifest ? [] : [{ kind: 'write manifest', text } as const]),
-      { kind: 'status', change: { conditions } },
-    ],
+  const actions: AgentAction[] = [
+    ...(file === undefined ? [{ kind: 'take spare', spare: name } as const] : []),
+    ...(text === manifest ? [] : [{ kind: 'write manifest', text } as const]),
+  ]
+  const exported = actions.length === 0 ? exportedCondition(observed, parsed) : undefined
+  const isNew = disk.status?.conditions === undefined
+  if (isNew && exported?.status === 'True') {
+    const ready = readyNow(disk.metadata.generation)
+    const fields = { ...statusFields(observed, parsed), filesystem: parsed.spec.filesystem?.type }
+    return { actions: [{ kind: 'status', change: { conditions: [...conditions, exported, ready], fields } }] }
   }
+  const age = now - Date.parse(disk.metadata.creationTimestamp ?? '')
+  // A clock that is wrong must not keep the status from being written.
+  if (isNew && exported === undefined && Math.abs(age) < SPARE_QUIET_MS) {
+    return { actions, requeueAfterMs: Math.min(SPARE_QUIET_MS - age, SPARE_QUIET_MS) }
+  }
+  return { actions: [...actions, { kind: 'status', change: { conditions } }] }
 }
 
 /** A disk that the operator has given a place and a source is made as a copy, once. */

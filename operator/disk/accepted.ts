@@ -1,22 +1,8 @@
 /** What cannot be changed of a disk, kept with it: API servers before 1.25 let every change through. */
 import { checkTransition, InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { formatSize } from '../../crds/quantity.ts'
+import { acceptedText } from '../terms/accepted.ts'
 import { ACCEPTED_ANNOTATION, FINALIZER, POOL_LABEL } from '../terms/names.ts'
-
-/** The fields that `checkTransition` compares, but for the size, which grows. */
-function fixedFields({ spec }: OnDemandDisk): Partial<OnDemandDisk['spec']> {
-  const { poolName, exportName, mode, filesystem, command, upstream, source } = spec
-  return {
-    poolName,
-    exportName,
-    mode,
-    ...(filesystem && { filesystem }),
-    ...(source && { source }),
-    // That there is one is fixed, not what it says.
-    ...(command !== undefined && { command: '' }),
-    ...(upstream && { upstream: { uri: '' } }),
-  }
-}
 
 /** What the annotation is to say; undefined where the disk is in our care already. */
 export function accept(disk: OnDemandDisk, parsed: OnDemandDisk): string | undefined {
@@ -25,7 +11,7 @@ export function accept(disk: OnDemandDisk, parsed: OnDemandDisk): string | undef
     finalizers?.includes(FINALIZER) === true &&
     labels?.[POOL_LABEL] === parsed.spec.poolName &&
     annotations?.[ACCEPTED_ANNOTATION] !== undefined
-  return isClaimed ? undefined : (annotations?.[ACCEPTED_ANNOTATION] ?? JSON.stringify(fixedFields(parsed)))
+  return isClaimed ? undefined : (annotations?.[ACCEPTED_ANNOTATION] ?? acceptedText(parsed))
 }
 
 /** The first field that is another one than when the disk was accepted, or that shrinks it. */

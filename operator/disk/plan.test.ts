@@ -216,6 +216,18 @@ describe('A disk on its way', () => {
     const young = planDisk(see({ metadata: { annotations } }))
     expect(young.actions.map(line)).toEqual([`status ${PROVISIONING}`])
     expect(young.requeueAfterMs).toBe(30_000)
+    // The agent tells all at one stroke, as a rule.
+    const born = Date.parse('2026-01-01T00:09:30Z')
+    const quiet = (now: number, given: Given = {}) =>
+      planDisk(
+        see({ metadata: { annotations }, status: { conditions: undefined }, observed: { now }, ...given }),
+      )
+    expect(quiet(born + 1000)).toEqual({ actions: [], requeueAfterMs: QUIET_MS - 1000 })
+    expect(quiet(born + 1000, { conditions: ['Ready False PoolNotReady'], status: {} }).actions).toHaveLength(
+      1,
+    )
+    expect(quiet(born + QUIET_MS).actions).toHaveLength(1)
+    expect(quiet(born - 3_600_000).actions).toHaveLength(1)
     expect(lines({ metadata: { annotations }, observed: { now: NOW + 30_000 } })).toContain('start job 1')
   })
 })

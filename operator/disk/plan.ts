@@ -128,7 +128,7 @@ function make(observed: DiskObserved, { spec }: OnDemandDisk): Plan {
       if (spec.source !== undefined) return planCopy(observed, spec.source, spec, obstacle(observed, spec))
       const spareUntil = spareDeadline(disk)
       if (spareUntil !== undefined && now < spareUntil) {
-        return { actions: [status(disk, provisioning(disk))], requeueAfterMs: spareUntil - now }
+        return leftToAgent(observed, spareUntil - now)
       }
       const problem = obstacle(observed, spec)
       if (problem) return notReady(observed, ...problem)
@@ -150,6 +150,15 @@ function running({ disk, now }: DiskObserved, { startedAt, problem }: RunningJob
   // A clock that is wrong must not keep the status from being written.
   if (isQuiet && Math.abs(age) < QUIET_MS) return { actions: [], requeueAfterMs: QUIET_MS - Math.max(age, 0) }
   return { actions: [status(disk, provisioning(disk, problem))] }
+}
+
+/** The agent tells of a spare all at one stroke; that it is at it is worth a write only where it takes long. */
+function leftToAgent({ disk, now }: DiskObserved, restMs: number): Plan {
+  const age = now - Date.parse(disk.metadata.creationTimestamp ?? '')
+  if (disk.status?.conditions === undefined && Math.abs(age) < QUIET_MS) {
+    return { actions: [], requeueAfterMs: Math.min(QUIET_MS - Math.max(age, 0), restMs) }
+  }
+  return { actions: [status(disk, provisioning(disk))], requeueAfterMs: restMs }
 }
 
 /** Until when the agent may still turn a spare into this disk, in ms since 1970. */

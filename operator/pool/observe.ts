@@ -6,7 +6,7 @@ import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { parseQuantity } from '../../crds/quantity.ts'
 import type { KubeObject } from '../kube/objects.ts'
 import { refOf } from '../kube/store.ts'
-import { poolNames, spareJobName } from '../terms/names.ts'
+import { poolNames, SPARE_ANNOTATION, spareJobName } from '../terms/names.ts'
 import { placeOfSnapshot } from '../terms/snapshots.ts'
 import { viewJob } from './job-view.ts'
 import { readsConfigMap } from './make-job.ts'
@@ -37,6 +37,7 @@ export async function observePool(
   const parsed = orInvalid(() => parseDiskPool(pool))
   const names = poolNames(name)
   const isDeleted = pool.metadata.deletionTimestamp !== undefined
+  const disks = world.disks.byIndex('pool', key)
   const job = world.freshJobs.latest(
     `${namespace}/${spareJobName(pool.metadata.uid ?? '')}`,
     world.jobs.get(namespace, spareJobName(pool.metadata.uid ?? '')),
@@ -48,8 +49,9 @@ export async function observePool(
     claim: parsed instanceof InvalidSpecError ? undefined : world.claims.get(namespace, claimName(parsed)),
     parts: await findParts(world, namespace, names, isDeleted),
     serverPod: world.pods.get(namespace, names.pod),
-    disks: viewDisks(world.disks.byIndex('pool', key), world.snapshots.byIndex('pool', key)),
+    disks: viewDisks(disks, world.snapshots.byIndex('pool', key)),
     spareJob: viewJob(job, job ? world.pods.byIndex('owner', job.metadata.uid ?? '') : [], pool.metadata.uid),
+    spareTakenAt: lastTaken(disks),
     settings,
     now: world.now(),
     spareJobUid: job?.metadata.uid,
@@ -101,6 +103,16 @@ function viewDisks(disks: readonly OnDemandDisk[], snapshots: readonly DiskSnaps
     names: names.sort().slice(0, NAMED),
     provisioned: Math.min(provisioned, Number.MAX_SAFE_INTEGER),
   }
+}
+
+function lastTaken(disks: readonly OnDemandDisk[]): number | undefined {
+  let last = ''
+  for (const { metadata } of disks) {
+    const { annotations, creationTimestamp = '' } = metadata
+    // Times of the API server are all of one form, in which the later one is the greater text.
+    if (annotations?.[SPARE_ANNOTATION] !== undefined && creationTimestamp > last) last = creationTimestamp
+  }
+  return last === '' ? undefined : Date.parse(last)
 }
 
 /** Bytes that a disk takes of its pool's quota: what its spec asks for, however wrong the rest of it is. */

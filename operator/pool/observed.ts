@@ -23,6 +23,8 @@ export interface PoolObserved {
   readonly serverPod: KubeObject | undefined
   readonly disks: DisksView
   readonly spareJob: JobView
+  /** When a client's disk was last promised a spare, in ms since 1970, by the API server's clock; undefined: none has one. */
+  readonly spareTakenAt: number | undefined
   readonly settings: PodSettings
   /** ms since 1970. */
   readonly now: number

@@ -1,3 +1,4 @@
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { type DiskPool, parseDiskPool } from '../../crds/diskpool.ts'
 import { InvalidSpecError } from '../../crds/invalid-spec-error.ts'
@@ -6,6 +7,7 @@ import { ACCEPTED_ANNOTATION, FINALIZER } from '../terms/names.ts'
 import type { JobView } from './job-view.ts'
 import { PARTS, type Part, type PoolAction, type PoolObserved } from './observed.ts'
 import { planPool } from './plan.ts'
+import { QUIET_MS } from './spares.ts'
 
 const NOW = Date.parse('2026-01-01T00:10:00Z')
 const NONE = {
@@ -63,6 +65,7 @@ function see({ spec, metadata, status, ...observed }: Given = {}): PoolObserved 
   return {
     ...{ pool, parsed, isNamespaceTerminating: false, claim: undefined, parts: NONE, serverPod: undefined },
     ...{ disks: { count: 0, names: [], provisioned: 0 }, spareJob: { state: 'none' }, now: NOW },
+    spareTakenAt: undefined,
     settings: { image: 'x', agentClusterRole: 'agent' },
     ...observed,
   }
@@ -227,6 +230,46 @@ describe('Spares', () => {
     ['need the server’s node', { ...given({ state: 'none' }), serverPod: undefined }, []],
   ])('%s', ([, observed, expected]) => {
     expect(lines(observed).slice(1)).toEqual(expected)
+  })
+
+  describe('that clients are taking', () => {
+    const onDemand = { ...SPARES, spares: 4 }
+    const plan = (left: number, since: number) => {
+      const observed = { ...given({ state: 'none' }, { spares: left }), spec: { onDemand } }
+      const { actions, requeueAfterMs } = planPool(
+        see({ ...observed, parts: built({ onDemand }), spareTakenAt: NOW - since }),
+      )
+      return { isStarted: actions.some(({ kind }) => kind === 'start spares'), requeueAfterMs }
+    }
+
+    test('are made up for when nobody has come for a while', () => {
+      expect(plan(3, 0)).toEqual({ isStarted: false, requeueAfterMs: QUIET_MS })
+      expect(plan(3, QUIET_MS - 1)).toEqual({ isStarted: false, requeueAfterMs: 1 })
+      expect(plan(3, QUIET_MS)).toEqual({ isStarted: true })
+    })
+
+    test('are made up for at once when half of them are gone', () => {
+      expect(plan(2, 0)).toEqual({ isStarted: true })
+      expect(plan(0, 0)).toEqual({ isStarted: true })
+    })
+
+    test('are made up for whatever the clocks say', () => {
+      expect(plan(3, -1000)).toEqual({ isStarted: false, requeueAfterMs: QUIET_MS })
+      expect(plan(3, -3_600_000)).toEqual({ isStarted: true })
+    })
+
+    test('never run out for good: of any number, at any time, the plan makes some or looks again soon', () => {
+      const times = fc.integer({ min: -2 * QUIET_MS, max: 2 * QUIET_MS })
+      fc.assert(
+        fc.property(fc.nat(3), times, (left, since) => {
+          const { isStarted, requeueAfterMs = Number.NaN } = plan(left, since)
+          expect(isStarted || (requeueAfterMs > 0 && requeueAfterMs <= QUIET_MS)).toBe(true)
+          if (left <= 2) expect(isStarted).toBe(true)
+          // By the time that it looks again, nobody else having come, it makes them.
+          if (!isStarted) expect(plan(left, since + requeueAfterMs).isStarted || since < 0).toBe(true)
+        }),
+      )
+    })
   })
 
   test('whose template does not fit their Job say so, by the name of the field', () => {

@@ -10,6 +10,12 @@ import { makeJob, makeObject, objectProblem } from './make-job.ts'
 import type { PoolAction, PoolObserved, PoolPlan } from './observed.ts'
 import { ownerOf } from './parts.ts'
 
+/**
+ * A spare that was taken is made up for when none has been taken for so long, in ms, or when no more than half of them
+ * are left. A Job with its Pod costs the node more than many clients do, who would wait for it.
+ */
+export const QUIET_MS = 3000
+
 /** How long the agent has for counting what a Job has made before the next Job, in ms. */
 const COUNT_MS = 5000
 
@@ -26,7 +32,8 @@ export function planSpares(observed: PoolObserved, pool: DiskPool): PoolPlan {
   if (problem !== undefined) return { actions: [failure(problem)] }
   switch (job.state) {
     case 'none':
-      return { actions: isMissing && isReachable(observed) ? [start(observed, pool, template, 1)] : [] }
+      if (!isMissing || !isReachable(observed)) return { actions: [] }
+      return restWhileTaken(observed, spares) ?? { actions: [start(observed, pool, template, 1)] }
     case 'foreign':
     case 'terminating':
     case 'running':
@@ -46,6 +53,16 @@ export function planSpares(observed: PoolObserved, pool: DiskPool): PoolPlan {
       return { actions: [{ kind: 'delete spare job' }, start(observed, pool, template, job.attempt + 1)] }
     }
   }
+}
+
+/** Nothing now, as long as clients come and there are spares enough for them. */
+function restWhileTaken({ pool, spareTakenAt, now }: PoolObserved, wanted: number): PoolPlan | undefined {
+  const left = pool.status?.spares ?? 0
+  if (spareTakenAt === undefined || left * 2 <= wanted) return undefined
+  const since = now - spareTakenAt
+  // A clock that is wrong must not keep spares from being made.
+  if (Math.abs(since) >= QUIET_MS) return undefined
+  return { actions: [], requeueAfterMs: Math.min(QUIET_MS - since, QUIET_MS) }
 }
 
 const TYPE = 'SparesReady'

@@ -14,11 +14,15 @@ export function readyWhenExported({ metadata: { generation }, status }: OnDemand
   if (!isDone || ready?.reason !== 'WaitingForServer' || ready.observedGeneration !== generation) {
     return undefined
   }
-  return {
+  return readyNow(generation)
+}
+
+/** The operator's word that a disk can be used. */
+export const readyNow = (generation: number | undefined) =>
+  ({
     type: 'Ready',
     status: 'True',
     reason: 'Ready',
     message: DISK_REASONS.Ready.meaning,
     ...(generation !== undefined && { observedGeneration: generation }),
-  } as const
-}
+  }) as const

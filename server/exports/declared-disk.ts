@@ -315,6 +315,8 @@ export class DeclaredDisk {
   }
 
   async #recipe(spec: OnDemandDiskSpec): Promise<PreparedRecipe> {
+    // Where none is made nobody has to look for mkfs, least of all while a client waits.
+    if (hasFile(spec) && !this.#options.directory.creates) return await prepareRecipe(failing(MISSING))
     try {
       return await prepareRecipe(recipeOf(spec))
     } catch (error) {

@@ -1,5 +1,5 @@
 /** The files of a manifest directory, read again only where they have changed. */
-import { type BigIntStats, constants } from 'node:fs'
+import { type BigIntStats, constants, fstatSync } from 'node:fs'
 import { lstat, open, opendir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { NameRules } from '../../crds/export-name.ts'
@@ -101,8 +101,9 @@ async function readFile(
 ): Promise<CachedFile | undefined> {
   const path = join(directory, name)
   try {
-    const before = await stat(path, { bigint: true })
-    if (cached?.signature !== undefined && cached.signature === signatureOf(before)) return cached
+    const isSame =
+      cached?.signature !== undefined && cached.signature === signatureOf(await stat(path, { bigint: true }))
+    if (isSame) return cached
     const { content, signature } = await readContent(path)
     const documents =
       typeof content === 'string' ? [unreadable(content)] : await parseManifest(content, names)
@@ -120,7 +121,8 @@ async function readContent(
   // Without O_NONBLOCK a FIFO would wait for its writer.
   const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
   try {
-    const before = await handle.stat({ bigint: true })
+    // Of an open file the kernel has this in memory.
+    const before = fstatSync(handle.fd, { bigint: true })
     if (!before.isFile()) return { content: 'Only a regular file can be read.', signature: undefined }
     if (before.size > MAX_FILE_SIZE) {
       const content = `The file has ${before.size} bytes. Keep it under ${MAX_FILE_SIZE}, or split it.`
@@ -133,7 +135,7 @@ async function readContent(
       filled += bytesRead
       if (bytesRead === 0 || filled === buffer.length) break
     }
-    const after = await handle.stat({ bigint: true })
+    const after = fstatSync(handle.fd, { bigint: true })
     const signature = signatureOf(after)
     const isStable = signature === signatureOf(before) && !isYoung(after)
     return { content: buffer.subarray(0, filled), signature: isStable ? signature : undefined }

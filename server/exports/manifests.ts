@@ -71,11 +71,12 @@ export async function watchManifests(directory: string, options: ManifestsOption
   let closed = false
 
   function onEvent(name: string | undefined): void {
+    // The files of a ConfigMap change by its hidden link `..data` alone; what else is hidden is on its way to a name.
+    if (name?.startsWith('.') && !name.startsWith('..')) return
     lastEvent = performance.now()
     firstEvent ??= lastEvent
     if (pending !== 'all') {
-      // The files of a ConfigMap change by its hidden link `..data` alone.
-      if (name === undefined || name.startsWith('.') || pending.size >= MAX_PENDING) pending = 'all'
+      if (name === undefined || name.startsWith('..') || pending.size >= MAX_PENDING) pending = 'all'
       else pending.add(name)
     }
     schedule()
@@ -118,8 +119,11 @@ export async function watchManifests(directory: string, options: ManifestsOption
     const changed = pending === 'all' || isFull ? undefined : pending
     pending = new Set()
     firstEvent = undefined
-    const isOther = await events.renew()
-    const files = await reader.read(isOther ? undefined : changed)
+    // A client may be waiting for the few files that have changed.
+    const renewal = events.renew()
+    const early = changed && reader.read(changed)
+    await Promise.allSettled([renewal, early])
+    const files = (await renewal) || early === undefined ? await reader.read() : await early
     if (closed) return
     const now = performance.now()
     if (isFull) fullScanAt = now + Math.max(rescanInterval, (now - start) / MAX_RESCAN_SHARE)
