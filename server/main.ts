@@ -15,6 +15,7 @@ const COMMANDS: ReadonlyMap<string, Command> = new Map<string, Command>([
   ['fuse', async argv => (await import('./cli/fuse.ts')).fuse(argv)],
   ['attach', async argv => (await import('./cli/attach.ts')).attach(argv)],
   ['detach', async argv => (await import('./cli/attach.ts')).detach(argv)],
+  ['grow', async argv => (await import('./cli/attach.ts')).grow(argv)],
   ['attached', async argv => (await import('./cli/attach.ts')).attached(argv)],
 ])
 

@@ -52,14 +52,11 @@ test('The node plug-in has its volumes on devices of the kernel driver, whatever
     start: async () => {
       server = await startServer(options, { port })
     },
-    grow: async () => {
-      await declare('data', { size: '128Mi' })
-      await expect
-        .poll(async () => (await readFile(join(disks, 'data'))).length, { timeout: 60_000 })
-        .toBe(128 * 2 ** 20)
-    },
+    grow: () => declare('data', { size: '128Mi' }),
+    'grow-more': () => declare('data', { size: '192Mi' }),
+    'grow-raw': () => declare('raw', { size: '64Mi', filesystem: { type: 'none' } }),
     withdraw: () =>
-      declare('raw', { size: '32Mi', filesystem: { type: 'none' }, access: { tickets: ['ticket-2'] } }),
+      declare('raw', { size: '64Mi', filesystem: { type: 'none' }, access: { tickets: ['ticket-2'] } }),
   }
   const control = createServer((request, response) => {
     const act =

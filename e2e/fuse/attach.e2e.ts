@@ -1,5 +1,5 @@
 /** `attach`, `detach` and `attached` by FUSE and a loop device, and how they end. Nothing may be left. */
-import { readFile, writeFile } from 'node:fs/promises'
+import { readFile, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeEach, expect, test } from 'vitest'
 import { check, checkout, type Ended, run, type Scratch, scratch, startServer } from '../harness.ts'
@@ -71,6 +71,31 @@ test('A disk is attached once, is listed, is mounted, and is gone when it is det
   expect((await odd('attached')).stdout).not.toContain(uri)
   // What is not attached is no error.
   expect((await odd('detach', uri)).status).toBe(0)
+  expect(await server.stop()).toBe(0)
+  await check('e2fsck', ['-fn', join(dir.path, 'alice')])
+})
+
+test('A disk that is mounted grows with its export', async () => {
+  await using dir = await scratch()
+  await using folder = await scratch()
+  await using server = await serve(dir)
+  const uri = server.uri('alice')
+  await using disk = await attach(uri)
+  {
+    await using _mount = await mountDevice(disk.device, folder.path)
+    const size = async () => Number(await check('blockdev', ['--getsize64', disk.device]))
+    expect((await odd('grow', uri)).stdout).toBe(`${64 * 2 ** 20}\n`)
+    await truncate(join(dir.path, 'alice'), 128 * 2 ** 20)
+    expect((await odd('grow', disk.device)).stdout).toBe(`${128 * 2 ** 20}\n`)
+    expect(await size()).toBe(128 * 2 ** 20)
+    // To grow the filesystem needs CAP_SYS_RESOURCE, which a container rarely has.
+    const write = 'printf end | dd of="$0" bs=1 seek=134217725 conv=notrunc,fsync'
+    await check('sh', ['-c', write, disk.device])
+    expect((await readFile(join(dir.path, 'alice'))).subarray(-3).toString()).toBe('end')
+  }
+  expect((await odd('detach', uri)).stderr).toBe('')
+  const gone = await odd('grow', uri)
+  expect([gone.status, gone.stderr]).toEqual([1, 'ondemand-disk: No such disk is attached.\n'])
   expect(await server.stop()).toBe(0)
   await check('e2fsck', ['-fn', join(dir.path, 'alice')])
 })

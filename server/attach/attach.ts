@@ -3,16 +3,17 @@
  * kernel each time; nothing is written down.
  */
 
-import { readFile } from 'node:fs/promises'
 import { release } from 'node:os'
-import { basename } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { formatNbdUri } from '../client/canonical-uri.ts'
+import { probe } from '../client/discovery.ts'
 import { NbdError } from '../client/errors.ts'
 import { type NbdUri, parseNbdUri } from '../client/uri.ts'
 import { readMounts } from '../fuse/mountinfo.ts'
 import { AttachError, type AttachedDisk, type AttachTerms, type Way } from './attached-disk.ts'
+import { inSectors, sizeOf } from './block-device.ts'
 import { lockUri } from './lock.ts'
+import { type Growth, growByNbd } from './nbd-growth.ts'
 import { findDaemons } from './processes.ts'
 import { attachByFuse, detachByFuse, isClaimed, renewByFuse } from './via-fuse.ts'
 import {
@@ -27,6 +28,8 @@ import {
 } from './via-nbd.ts'
 
 export { AttachError, type AttachedDisk, type AttachTerms, type Way } from './attached-disk.ts'
+export { sizeOf } from './block-device.ts'
+export type { Growth } from './nbd-growth.ts'
 export type { WatchEvents } from './via-nbd.ts'
 
 /** All disks that are attached, by device. */
@@ -100,6 +103,13 @@ function checkSame(
   }
 }
 
+/** The disk that is attached and named by its URI or its device. @throws UriError */
+export async function findAttached(what: string): Promise<AttachedDisk | undefined> {
+  const isDevice = what.startsWith('/')
+  const name = isDevice ? what : formatNbdUri(parseNbdUri(what))
+  return (await attached()).find(({ device, uri }) => (isDevice ? device : uri) === name)
+}
+
 /**
  * Detaches a disk, named by its URI or its device. False: it is not attached. `lazy`: also one that is in use,
  * which then goes when its last user does.
@@ -109,14 +119,11 @@ export async function detach(
   what: string,
   { lazy = false }: { readonly lazy?: boolean } = {},
 ): Promise<boolean> {
-  const isDevice = what.startsWith('/')
-  const name = isDevice ? what : formatNbdUri(parseNbdUri(what))
-  const find = async () => (await attached()).find(({ device, uri }) => (isDevice ? device : uri) === name)
-  const first = await find()
+  const first = await findAttached(what)
   if (first === undefined) return false
   const lock = await lockUri(first.uri)
   try {
-    const disk = await find()
+    const disk = await findAttached(what)
     if (disk === undefined) return true
     if (!lazy && (await isClaimed(disk.device))) throw await inUse(disk.device)
     await (disk.via === 'nbd' ? detachByNbd : detachByFuse)(disk, lazy)
@@ -126,30 +133,34 @@ export async function detach(
   }
 }
 
-const SECTOR = 512
 const POLL_MS = 50
 
-/** Bytes that the device has. */
-export async function sizeOf(device: string): Promise<number> {
-  return SECTOR * Number(await readFile(`/sys/class/block/${basename(device)}/size`, 'utf8'))
-}
-
 /**
- * Lets a device that is in use grow with its export. Returns its bytes when there are `wanted`, or when `signal` is
- * aborted.
- * @throws AttachError ENOTSUP: via nbd it has its size from its attachment
+ * Lets a device that is in use grow with its export: to as much as is wanted, or undefined: to what the export has. Returns
+ * its bytes then.
+ * @throws AttachError ENOTSUP: it keeps the size that it has until it is attached anew; the errors of the NBD client; the
+ *   signal's reason
  */
-export async function growDevice(disk: AttachedDisk, wanted: number, signal: AbortSignal): Promise<number> {
+export async function growDevice(disk: AttachedDisk, growth: Growth): Promise<number> {
+  const uri = parseNbdUri(disk.uri)
+  if (disk.via === 'nbd') {
+    const lock = await lockUri(disk.uri)
+    try {
+      return await growByNbd(disk, uri, growth)
+    } finally {
+      await lock.close()
+    }
+  }
+  const { signal } = growth
+  const wanted = growth.wanted ?? inSectors((await probe(uri, { signal })).size)
   const before = await sizeOf(disk.device)
   if (before >= wanted) return before
-  if (disk.via === 'nbd') {
-    throw new AttachError('ENOTSUP', `${disk.device} keeps its size until it is attached anew.`)
-  }
   renewByFuse(disk)
   for (;;) {
     const size = await sizeOf(disk.device)
-    if (size >= wanted || signal.aborted) return size
+    if (size >= wanted) return size
     await sleep(POLL_MS, undefined, { signal }).catch(() => undefined)
+    signal.throwIfAborted()
   }
 }
 

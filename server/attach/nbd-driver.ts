@@ -91,6 +91,18 @@ export function connectDevice(terms: DriverTerms): number {
   })
 }
 
+/** Changes a device that is connected. @throws SystemCallError, AttachError */
+function reconfigure(index: number, identifier: string, changes: readonly Attribute[]): void {
+  withDriver((socket, family) =>
+    socket.request('NBD_CMD_RECONFIGURE', {
+      family: family.id,
+      command: CMD_RECONFIGURE,
+      version: 1,
+      attributes: [u32(ATTR.INDEX, index), ...changes, text(ATTR.BACKEND_IDENTIFIER, identifier)],
+    }),
+  )
+}
+
 /**
  * Puts a new connection in the place of one that is dead. False: none is, and the new one is not used. `changes` hold in
  * any case.
@@ -102,26 +114,43 @@ export function replaceConnection(
   identifier: string,
   changes: readonly Attribute[] = [],
 ): boolean {
-  return withDriver((socket, family) => {
-    try {
-      socket.request('NBD_CMD_RECONFIGURE', {
-        family: family.id,
-        command: CMD_RECONFIGURE,
-        version: 1,
-        attributes: [
-          u32(ATTR.INDEX, index),
-          ...changes,
-          text(ATTR.BACKEND_IDENTIFIER, identifier),
-          sockets(descriptor),
-        ],
-      })
-      return true
-    } catch (error) {
-      if (error instanceof SystemCallError && error.errno === ERRNO.ENOSPC) return false
-      throw error
-    }
-  })
+  try {
+    reconfigure(index, identifier, [...changes, sockets(descriptor)])
+    return true
+  } catch (error) {
+    if (error instanceof SystemCallError && error.errno === ERRNO.ENOSPC) return false
+    throw error
+  }
 }
+
+/** How long requests wait for another connection while a device is resized, at most, in seconds. */
+const RESIZE_DEAD_AFTER_SECONDS = 30
+
+/**
+ * Gives a connected device another size; a kernel before 5.3 leaves it as it is. From 6.9 on the kernel first waits, with
+ * the driver locked, for all requests under way. Were the server lost in that moment, nobody could bring another connection, so
+ * that these must not wait for one as long as they may otherwise. `deadAfterMs`: what holds for the disk, undefined: for ever.
+ * @throws SystemCallError, AttachError
+ */
+export function resizeDevice(disk: AttachedDisk, bytes: number, deadAfterMs: number | undefined): void {
+  const [index, identifier] = [indexOf(disk.device), identifierOf(disk)]
+  const deadAfter = (seconds: number) =>
+    reconfigure(index, identifier, [u64(ATTR.DEAD_CONN_TIMEOUT, seconds)])
+  const seconds = deadAfterSeconds(deadAfterMs)
+  deadAfter(Math.min(seconds, RESIZE_DEAD_AFTER_SECONDS))
+  try {
+    reconfigure(index, identifier, [u64(ATTR.SIZE_BYTES, bytes)])
+  } finally {
+    deadAfter(seconds)
+  }
+}
+
+/** Ten years: the driver has no word for ever. */
+const FOR_EVER_SECONDS = 315_360_000
+
+/** How long requests wait for another connection, as the driver has it. Undefined: for ever. */
+export const deadAfterSeconds = (ms: number | undefined): number =>
+  ms === undefined ? FOR_EVER_SECONDS : Math.ceil(ms / 1000)
 
 /**
  * Ends the connection and frees the device; who uses that gets errors.

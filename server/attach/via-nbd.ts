@@ -9,6 +9,7 @@ import { TRANSMISSION_FLAG } from '../protocol/constants.ts'
 import { AttachError, type AttachedDisk, type AttachTerms, isWithdrawn } from './attached-disk.ts'
 import {
   connectDevice,
+  deadAfterSeconds,
   disconnectDevice,
   failRequests,
   identifierOf,
@@ -20,8 +21,6 @@ import {
 
 export { findNbdDevices, hasNbdDriver as hasNbd, keepsIdentifiers } from './nbd-driver.ts'
 
-/** Ten years: the driver has no word for ever. */
-const FOR_EVER_SECONDS = 315_360_000
 /** The smallest block that the driver knows, in bytes. */
 const SECTOR = 512
 const POLL_MS = 20
@@ -46,8 +45,7 @@ export async function attachByNbd(uri: NbdUri, terms: AttachTerms): Promise<Atta
       size: info.size,
       blockSize: Math.max(SECTOR, info.blockSizes.minimum),
       flags: transmissionFlags | (terms.readOnly ? TRANSMISSION_FLAG.READ_ONLY : 0),
-      deadAfterSeconds:
-        terms.deadAfterMs === undefined ? FOR_EVER_SECONDS : Math.ceil(terms.deadAfterMs / 1000),
+      deadAfterSeconds: deadAfterSeconds(terms.deadAfterMs),
     })
     await lookAfterStuckRequests(index)
     const device = `/dev/nbd${index}`

@@ -1,13 +1,16 @@
 /** `ondemand-disk attach`, `detach` and `attached`. */
 import {
+  AttachError,
   type AttachedDisk,
   attach as attachDisk,
   attached as attachedDisks,
   detach as detachDisk,
+  findAttached,
+  growDevice,
   watch,
 } from '../attach/attach.ts'
 import { reasonOf } from '../connection/session.ts'
-import { ATTACH_OPTIONS, ATTACHED_OPTIONS, DETACH_OPTIONS } from './disk-option-tables.ts'
+import { ATTACH_OPTIONS, ATTACHED_OPTIONS, DETACH_OPTIONS, GROW_OPTIONS } from './disk-option-tables.ts'
 import { createLog } from './log.ts'
 import { parseOptions, REST } from './options.ts'
 import { printable } from './printable.ts'
@@ -45,6 +48,17 @@ export async function detach(argv: readonly string[]): Promise<void> {
   const options = parseOptions(DETACH_OPTIONS, argv, ['URI or DEVICE'])
   const [what = ''] = options[REST]
   await detachDisk(what, { lazy: options.lazy })
+}
+
+/** Prints the bytes of the device. @throws UsageError, AttachError, UriError, and the errors of the NBD client */
+export async function grow(argv: readonly string[]): Promise<void> {
+  const options = parseOptions(GROW_OPTIONS, argv, ['URI or DEVICE'])
+  const [what = ''] = options[REST]
+  const disk = await findAttached(what)
+  if (disk === undefined) throw new AttachError('ENODEV', 'No such disk is attached.')
+  const { signal } = new AbortController()
+  const bytes = await growDevice(disk, { deadAfterMs: options['dead-after'], signal })
+  process.stdout.write(`${bytes}\n`)
 }
 
 /** Prints a line for each disk: device, way, mode, URI. @throws UsageError */

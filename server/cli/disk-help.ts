@@ -1,5 +1,11 @@
 /** Texts of `--help` for the commands that make disks files and devices of this machine. */
-import { ATTACH_OPTIONS, ATTACHED_OPTIONS, DETACH_OPTIONS, FUSE_OPTIONS } from './disk-option-tables.ts'
+import {
+  ATTACH_OPTIONS,
+  ATTACHED_OPTIONS,
+  DETACH_OPTIONS,
+  FUSE_OPTIONS,
+  GROW_OPTIONS,
+} from './disk-option-tables.ts'
 import type { CommandHelp } from './help.ts'
 
 const FUSE_INTRODUCTION = `Usage: ondemand-disk fuse SOURCE MOUNTPOINT [OPTION]...
@@ -43,6 +49,20 @@ Takes away the block device of an NBD export. What is not attached is no error.
 A device that is in use is refused.
 `
 
+const GROW_INTRODUCTION = `Usage: ondemand-disk grow URI|DEVICE [OPTION]...
+
+Lets a disk that is attached grow to what its export has now, also while it is
+in use, and prints its size in bytes. What is on the disk is not touched.
+
+TIME is a number of seconds, or one with ms, s, m or h.
+`
+
+const GROW_EXAMPLES = `Examples:
+  Use the new part of a mounted ext4 filesystem:
+      ondemand-disk grow /dev/nbd0
+      resize2fs /dev/nbd0
+`
+
 const ATTACHED_INTRODUCTION = `Usage: ondemand-disk attached [OPTION]...
 
 Lists the disks that are attached, one a line: the device, nbd or fuse, ro or
@@ -54,5 +74,6 @@ export const DISK_COMMANDS: Readonly<Record<string, CommandHelp>> = {
   fuse: { introduction: FUSE_INTRODUCTION, options: FUSE_OPTIONS, examples: FUSE_EXAMPLES },
   attach: { introduction: ATTACH_INTRODUCTION, options: ATTACH_OPTIONS, examples: ATTACH_EXAMPLES },
   detach: { introduction: DETACH_INTRODUCTION, options: DETACH_OPTIONS },
+  grow: { introduction: GROW_INTRODUCTION, options: GROW_OPTIONS, examples: GROW_EXAMPLES },
   attached: { introduction: ATTACHED_INTRODUCTION, options: ATTACHED_OPTIONS },
 }

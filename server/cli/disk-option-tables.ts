@@ -87,6 +87,16 @@ export const DETACH_OPTIONS = {
   version: VERSION,
 } as const satisfies OptionTable
 
+/** The options of `ondemand-disk grow`. */
+export const GROW_OPTIONS = {
+  'dead-after': {
+    ...DEAD_AFTER,
+    help: 'What the disk was attached with; a device of the NBD driver has it from now on.',
+  },
+  help: HELP,
+  version: VERSION,
+} as const satisfies OptionTable
+
 /** The options of `ondemand-disk attached`. */
 export const ATTACHED_OPTIONS = {
   help: HELP,

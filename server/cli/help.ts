@@ -16,6 +16,7 @@ Commands:
   fuse         Present an image file or a disk as a file.
   attach       Make a disk a block device of this machine.
   detach       Take such a device away.
+  grow         Let such a device grow with its disk.
   attached     List them.
 
 Each has a text of its own: ondemand-disk COMMAND --help.

@@ -1,7 +1,7 @@
 /** The Node service: volumes become devices and mounts of this node. */
 import { statfs } from 'node:fs/promises'
 import { isAbsolute, normalize } from 'node:path'
-import { AttachError, type AttachedDisk, growDevice, sizeOf } from '../../../server/attach/attach.ts'
+import { type AttachedDisk, growDevice, sizeOf } from '../../../server/attach/attach.ts'
 import { formatNbdUri } from '../../../server/client/canonical-uri.ts'
 import { UriError } from '../../../server/client/errors.ts'
 import { parseNbdUri } from '../../../server/client/uri.ts'
@@ -24,6 +24,7 @@ import { checkFlags, growFilesystem } from './filesystem.ts'
 import { deviceOf, mountAt, planPublish, planStage, planUnstage } from './plan.ts'
 import {
   bind,
+  deviceFailure,
   devicePath,
   gone,
   type Launch,
@@ -212,14 +213,11 @@ async function expandVolume(
   const { volumeId, volumePath, capacityRange } = request
   const { disk, mount } = await volumeAt(volumeId, volumePath)
   const { least } = parseRange(capacityRange)
-  const size = await growDevice(disk, least, call.signal).catch((error: unknown) => {
-    if (!(error instanceof AttachError)) throw error
-    throw new RpcError('FAILED_PRECONDITION', `The volume cannot grow in use. ${error.message}`, {
-      cause: error,
-    })
+  const growth = { wanted: least, signal: call.signal }
+  const size = await growDevice(disk, growth).catch((error: unknown) => {
+    throw deviceFailure('The volume cannot grow in use.', error)
   })
   if (size < least) {
-    call.signal.throwIfAborted()
     throw new RpcError('OUT_OF_RANGE', `The volume has ${size} bytes. Expand it by the controller first.`)
   }
   if (!isDeviceFile(mount) && !disk.readOnly) await growFilesystem(disk.device, mount.type, mount.mountpoint)

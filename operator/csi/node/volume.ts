@@ -77,7 +77,7 @@ async function attachFor(volumeId: string, uri: string, terms: AttachTerms): Pro
   try {
     disk = await attach(uri, terms)
   } catch (error) {
-    throw attachFailure(error)
+    throw deviceFailure('The volume cannot be attached.', error)
   }
   if (disk.tag === terms.tag) return disk
   throw new RpcError(
@@ -87,17 +87,15 @@ async function attachFor(volumeId: string, uri: string, terms: AttachTerms): Pro
 }
 
 /** The disk is somebody else's, its server cannot be reached, or this node cannot do it. */
-function attachFailure(error: unknown): unknown {
+export function deviceFailure(what: string, error: unknown): unknown {
   if (error instanceof UriError) {
     return new RpcError('INVALID_ARGUMENT', `publish_context: ${error.message}`, { cause: error })
   }
   if (error instanceof AttachError || error instanceof RefusedError) {
-    return new RpcError('FAILED_PRECONDITION', `The volume cannot be attached. ${error.message}`, {
-      cause: error,
-    })
+    return new RpcError('FAILED_PRECONDITION', `${what} ${error.message}`, { cause: error })
   }
   if (error instanceof NbdError) {
-    return new RpcError('UNAVAILABLE', `The volume cannot be attached. ${error.message}`, { cause: error })
+    return new RpcError('UNAVAILABLE', `${what} ${error.message}`, { cause: error })
   }
   return error
 }
@@ -108,7 +106,7 @@ export async function release(disk: AttachedDisk | undefined, lazy: boolean): Pr
   try {
     await detach(disk.device, { lazy })
   } catch (error) {
-    throw attachFailure(error)
+    throw deviceFailure('The volume cannot be attached.', error)
   }
 }
 
