@@ -174,7 +174,7 @@ test('Via nbd, a disk grows under its filesystem, unless its server does not ser
      act big640
      grow_to $big 640 || exit 42
      xfs_growfs /mnt/big || exit 43
-     fill /mnt/big/after 320 || exit 44
+     fill /mnt/big/after 280 || exit 44
      echo 3 >/proc/sys/vm/drop_caches
      sha256sum -c /mnt/big/after.sum || exit 45
      umount /mnt/big
