@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os'
 import { defineConfig } from 'vitest/config'
 import { tallyReporter } from './hack/report.ts'
 
@@ -9,19 +10,35 @@ const { CI, TEST_LOGS: folder, TEST_SUITE: suite } = process.env
  */
 const RETRIES = 1
 
+const BESIDE_THE_CODE = {
+  setupFiles: ['hack/patience.ts', 'hack/seed.ts'],
+  expect: { poll: { timeout: 30_000 } },
+  // Hundreds of times what any of them takes: a machine that does other things shall fail none.
+  testTimeout: 180_000,
+  hookTimeout: 180_000,
+}
+
 export default defineConfig({
   test: {
+    // Many of them wait for programs most of the time: by itself vitest would leave one of two processors alone.
+    maxWorkers: Math.max(2, availableParallelism()),
     reporters: ['default', tallyReporter(CI === 'true', folder && suite ? { folder, suite } : undefined)],
     projects: [
       {
         test: {
           name: 'unit',
           include: ['{crds,server,operator,helm,hack}/**/*.test.ts'],
-          setupFiles: ['hack/patience.ts', 'hack/seed.ts'],
-          expect: { poll: { timeout: 30_000 } },
-          // Hundreds of times what any of them takes: a machine that does other things shall fail none.
-          testTimeout: 180_000,
-          hookTimeout: 180_000,
+          exclude: ['**/*.integration.test.ts'],
+          // A process for each file would take longer than what the files do.
+          isolate: false,
+          ...BESIDE_THE_CODE,
+        },
+      },
+      {
+        test: {
+          name: 'integration',
+          include: ['{crds,server,operator,helm,hack}/**/*.integration.test.ts'],
+          ...BESIDE_THE_CODE,
         },
       },
       {

@@ -8,5 +8,7 @@ import { vi } from 'vitest'
 const PATIENCE = 10_000
 
 const { waitFor } = vi
-vi.waitFor = (callback, options) =>
+const patientWaitFor: typeof vi.waitFor = (callback, options) =>
   waitFor(callback, typeof options === 'number' ? options : { timeout: PATIENCE, interval: 10, ...options })
+// Files that share a process share `vi`.
+if (waitFor.name !== patientWaitFor.name) vi.waitFor = patientWaitFor

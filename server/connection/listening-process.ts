@@ -1,4 +1,4 @@
-/** Listens on a unix socket and tells the identity of each client; run by peer.test.ts in a process namespace of its own. */
+/** Listens on a unix socket and tells the identity of each client; run by peer.integration.test.ts in a process namespace of its own. */
 import { listen } from './listener.ts'
 
 const path = process.argv[2] as string

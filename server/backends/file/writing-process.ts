@@ -1,4 +1,4 @@
-/** Writes to a disk at once, all over its pages; run by file-disk.test.ts, which looks at how it ends. */
+/** Writes to a disk at once, all over its pages; run by file-disk.integration.test.ts, which looks at how it ends. */
 import { openSync, truncateSync, writeFileSync } from 'node:fs'
 import { fileDisk, fileOperations } from './file-disk.ts'
 

@@ -1,4 +1,4 @@
-/** What the client makes of operations: checks, splitting, order, bounds, ends. Contents: see servers.test.ts. */
+/** What the client makes of operations: checks, splitting, order, bounds, ends. Contents: see servers.integration.test.ts. */
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import { describe, expect, test, vi } from 'vitest'
