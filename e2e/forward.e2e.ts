@@ -165,6 +165,34 @@ test('An upstream killed in the middle of a copy costs a pause, no error and no 
   await upstream.kill()
 })
 
+test('An upstream killed while it is read costs a pause, no error and no byte', async context => {
+  await needPrograms(context, 'nbdcopy')
+  await using folder = await scratch()
+  const dir = join(folder.path, 'disks')
+  await mkdir(dir)
+  const data = randomBytes(64 * MIB)
+  await writeFile(join(dir, 'alice'), data)
+  const options = ['--dir', dir, '--no-create', '--read-bps', '16M']
+  let upstream = await startServer(options)
+  const { port } = upstream
+  await using server = await startServer(['--upstream', `nbd://127.0.0.1:${port}`])
+  const back = join(folder.path, 'back')
+  const copy = check('nbdcopy', [server.uri('alice'), back])
+  const copied = async () => (await stat(back).catch(() => undefined))?.blocks ?? 0
+  for (let kills = 0; kills < 3; kills++) {
+    const before = await copied()
+    await expect.poll(copied, { timeout: 30_000 }).toBeGreaterThan(before)
+    await upstream.kill()
+    await sleep(200)
+    upstream = await startServer(options, { port })
+  }
+  await copy
+  expect(data.equals(await readFile(back))).toBe(true)
+  expect(server.log()).toMatch(/The upstream is back/)
+  expect(await server.stop()).toBe(0)
+  await upstream.kill()
+})
+
 test('An upstream that stays away fails requests after the time given for it', async context => {
   await needPrograms(context, 'qemu-io', 'nbdkit')
   const port = await freePort()

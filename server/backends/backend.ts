@@ -3,6 +3,8 @@
  * exactly this, and so does a module of the user's own.
  */
 
+import type { Passage } from '../linux/passage.ts'
+
 /** Version of this interface that a backend must name in `apiVersion`. */
 export const API_VERSION = 1
 
@@ -74,7 +76,10 @@ export interface Backend<Handle = unknown> {
    * behind the size that is known. Must return in microseconds. Default: the size stays.
    */
   sizeNow?(handle: Handle): number
-  /** Reads `length` bytes at `offset` into `target` from index `start`. The target is lent until the operation ends. */
+  /**
+   * Reads `length` bytes at `offset` into `target` from index `start`. The target is lent until the operation ends.
+   * `passage`, which a module of the user's own does not get: another way for all of the data.
+   */
   pread(
     handle: Handle,
     target: Buffer,
@@ -82,6 +87,7 @@ export interface Backend<Handle = unknown> {
     length: number,
     offset: number,
     completion: Completion,
+    passage?: Passage,
   ): Outcome
 
   /**

@@ -1,4 +1,5 @@
 /** An NBD client: one export, by promises or, for callers that count allocations, by completions. */
+import type { Passage } from '../linux/passage.ts'
 import { CMD, CMD_FLAG } from '../protocol/constants.ts'
 import { ClosedError, InvalidRequestError, toError } from './errors.ts'
 import type { BlockSizes, ExportFlags, ExportInfo } from './export-info.ts'
@@ -6,6 +7,7 @@ import { clipExtents, type Extent } from './extents.ts'
 import { type Link, openLink } from './link.ts'
 import { type Completion, type Operation, OperationPool } from './operation.ts'
 import { type ConnectOptions, limitsOf } from './options.ts'
+import { promised } from './promised.ts'
 import { checkAlignment, checkBuffer, checkRange, needAbility, needWritable } from './request-checks.ts'
 import { sendInParts } from './split.ts'
 import { type Issue, unaligned } from './unaligned.ts'
@@ -33,25 +35,6 @@ const NO_BYTES = Buffer.alloc(0)
 const MAX_RANGE = 2 ** 30
 /** Longest BLOCK_STATUS that compact headers can say, in bytes: whole blocks of any size. */
 const MAX_COMPACT_STATUS = 2 ** 32 - 65_536
-
-/** Calls back when the operation is over. */
-class Promised implements Completion {
-  readonly #resolve: () => void
-  readonly #reject: (error: unknown) => void
-
-  constructor(resolve: () => void, reject: (error: unknown) => void) {
-    this.#resolve = resolve
-    this.#reject = reject
-  }
-
-  complete(error?: unknown): void {
-    if (error === undefined) this.#resolve()
-    else this.#reject(error)
-  }
-}
-
-const promised = (start: (completion: Completion) => void): Promise<void> =>
-  new Promise((resolve, reject) => start(new Promised(resolve, reject)))
 
 /**
  * An open export. Offsets and lengths are bytes. Each operation exists twice: `pread` returns a promise;
@@ -121,9 +104,17 @@ export class NbdClient {
     return promised(completion => this.startPread(target, start, length, offset, completion))
   }
 
-  startPread(target: Buffer, start: number, length: number, offset: number, completion: Completion): void {
+  /** `passage`: where the data may be when the operation ends, all of it, in place of the target. */
+  startPread(
+    target: Buffer,
+    start: number,
+    length: number,
+    offset: number,
+    completion: Completion,
+    passage?: Passage,
+  ): void {
     checkBuffer(target, start, length)
-    this.#start(CMD.READ, 0, target, start, length, offset, completion)
+    this.#start(CMD.READ, 0, target, start, length, offset, completion, passage)
   }
 
   /** Writes `length` bytes of `source` from index `start` to `offset`. */
@@ -296,12 +287,13 @@ export class NbdClient {
     length: number,
     offset: number,
     completion: Completion,
+    passage?: Passage,
   ): void {
     this.#checkOpen()
     checkRange(this.info, command, length, offset)
     if (this.#emulate === undefined) {
       checkAlignment(this.blockSizes, length, offset)
-      this.#issue(command, flags, buffer, start, length, offset, completion)
+      this.#issue(command, flags, buffer, start, length, offset, completion, passage)
       return
     }
     const composite = this.#beginComposite(completion)
@@ -319,6 +311,7 @@ export class NbdClient {
     length: number,
     offset: number,
     completion: Completion,
+    passage?: Passage,
   ): void {
     const isRange = command === CMD.TRIM || command === CMD.WRITE_ZEROES
     const most = isRange ? MAX_RANGE : this.#most
@@ -326,7 +319,7 @@ export class NbdClient {
       // What a server does with no bytes is not specified.
       process.nextTick(() => completion.complete())
     } else if (length <= most) {
-      this.#send(command, flags, buffer, start, length, offset, completion)
+      this.#send(command, flags, buffer, start, length, offset, completion, passage)
     } else {
       const send = (at: number, part: number, ended: Completion) =>
         this.#send(command, flags, buffer, start + at, part, offset + at, ended)
@@ -349,8 +342,11 @@ export class NbdClient {
     length: number,
     offset: number,
     completion: Completion,
+    passage?: Passage,
   ): void {
-    this.#submit(this.#pool.take(), command, flags, buffer, start, length, offset, completion)
+    const operation = this.#pool.take()
+    operation.passage = passage
+    this.#submit(operation, command, flags, buffer, start, length, offset, completion)
   }
 
   #submit(

@@ -40,6 +40,12 @@ const CHECKS = 4
 const lingerers: Lingerers = { last: undefined }
 /** A READ from this length on is received straight into the caller's buffer. */
 const DIRECT = 32 * 2 ** 10
+/** What is read at once while data for the caller's buffers is on its way: its header, and little of it to copy. */
+const HEAD = 16 * 2 ** 10
+/** The same while data is on its way past memory. */
+const PROBE = 4096
+/** Headers that are taken in one turn, before others have theirs. */
+const MAX_PASSED = 2
 
 export class Connection {
   readonly info: ExportInfo
@@ -64,8 +70,9 @@ export class Connection {
   #progress = 0
   #quietChecks = 0
   readonly #lingering = new Lingering(lingerers)
-  /** The last READ was long: what it brings should be received in place. */
+  /** The last READ was long: what it brings should be received in place, or go past memory. */
   #expectsData = false
+  #passesData = false
 
   constructor(wire: Wire, negotiated: NegotiatedExport, limits: ConnectionLimits, owner: ConnectionOwner) {
     this.info = exportInfo(negotiated)
@@ -94,10 +101,10 @@ export class Connection {
     const connection = this
     wire.listen({
       receive: (bytes, start, end) => this.#receive(bytes, start, end),
-      target: () => (this.#parser.dataLeft >= DIRECT ? this.#parser.dataTarget() : undefined),
+      target: () => this.#target(),
       filled: length => this.#filled(length),
-      get expectsData() {
-        return connection.#expectsData
+      get most() {
+        return connection.#most
       },
       closed: error => this.#over(error),
     })
@@ -140,7 +147,10 @@ export class Connection {
     operation.cookieLow = cookie
     operation.expectReply()
     this.#inFlight[cookie] = operation
-    if (operation.command === CMD.READ) this.#expectsData = operation.length >= DIRECT
+    if (operation.command === CMD.READ) {
+      this.#expectsData = operation.length >= DIRECT
+      this.#passesData = operation.passage !== undefined
+    }
     if (this.#outbox.add(operation)) return true
     this.#inFlight[cookie] = undefined
     this.#freeCookies.push(cookie)
@@ -192,6 +202,7 @@ export class Connection {
     this.#isReceiving = true
     try {
       this.#parser.receive(bytes, start, end)
+      this.#passOn()
     } finally {
       this.#isReceiving = false
     }
@@ -203,10 +214,43 @@ export class Connection {
     this.#isReceiving = true
     try {
       this.#parser.filled(length)
+      this.#passOn()
     } finally {
       this.#isReceiving = false
     }
     this.#afterReceiving()
+  }
+
+  /** Where the next bytes belong, if they are data for the caller's memory and worth a read of their own. */
+  #target(): Buffer | undefined {
+    const isWorth = this.#parser.dataLeft >= DIRECT && this.#parser.receiving?.isReadInPlace
+    return isWorth ? this.#parser.dataTarget() : undefined
+  }
+
+  get #most(): number {
+    if (!this.#expectsData) return Number.POSITIVE_INFINITY
+    if (!this.#passesData) return HEAD
+    // What the event loop reads of the data itself is copied: that it is there is all that it is to find out.
+    return this.#parser.untilData || Math.min(this.#parser.dataLeft, PROBE)
+  }
+
+  /** Lets data of READs go past memory as long as there is some, with the headers between. */
+  #passOn(): void {
+    for (let replies = 0; replies < MAX_PASSED; ) {
+      const { receiving, untilData } = this.#parser
+      if (receiving?.passage?.isOpen) {
+        const moved = this.#wire.fill(receiving.passage)
+        if (moved === 0) return
+        this.#progress += moved
+        this.#parser.filled(moved)
+      } else {
+        if (!this.#passesData || untilData === 0 || this.#countInFlight() === 0) return
+        const bytes = this.#wire.take(untilData)
+        if (bytes === undefined) return
+        replies++
+        this.#parser.receive(bytes, 0, bytes.length)
+      }
+    }
   }
 
   #afterReceiving(): void {

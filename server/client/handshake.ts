@@ -84,7 +84,7 @@ function run<Result>(
     startTls: () => startTls(() => feed.tlsStarted()),
   })
   const receiver: WireReceiver = {
-    expectsData: false,
+    most: Number.POSITIVE_INFINITY,
     target: () => undefined,
     filled: () => undefined,
     receive: (bytes, start, end) => {

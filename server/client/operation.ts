@@ -1,4 +1,5 @@
 /** A request from the moment a caller makes it until it is over, through as many connections as that takes. */
+import type { Passage } from '../linux/passage.ts'
 import { PendingRequest } from '../protocol/client-transmission.ts'
 
 /** Told once when an operation ends: without an argument as done, with an error as failed. */
@@ -19,6 +20,27 @@ export class Operation extends PendingRequest {
   lostAt = 0
   /** For a FLUSH: the writes that were acknowledged before it. */
   covers = 0
+  /** For a READ whose data need not come into memory: a way past it. The buffer is the passage's own. */
+  passage: Passage | undefined
+
+  override expectReply(): void {
+    super.expectReply()
+    this.passage?.discard()
+  }
+
+  override beginData(_at: number, length: number): void {
+    // What comes in several chunks, or with holes, is put together in memory.
+    if (length === this.length) this.passage?.open()
+  }
+
+  override putData(bytes: Buffer, start: number, end: number, at: number): void {
+    if (this.passage?.isOpen && this.passage.append(bytes, start, end)) return
+    super.putData(bytes, start, end, at)
+  }
+
+  override get isReadInPlace(): boolean {
+    return !this.passage?.isOpen
+  }
 }
 
 /** Operations that are not in use; at most `limit` of them are kept. */
@@ -37,6 +59,7 @@ export class OperationPool {
   /** Lets go of what belongs to the caller. */
   giveBack(operation: Operation): void {
     operation.release()
+    operation.passage = undefined
     operation.completion = NOBODY
     operation.isUnsent = false
     operation.isAnswered = false

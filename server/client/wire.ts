@@ -6,6 +6,7 @@
 import { connect as connectSocket, type OnReadOpts, type Socket } from 'node:net'
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'node:tls'
 import { ERRNO, SystemCallError } from '../linux/errno.ts'
+import type { Passage } from '../linux/passage.ts'
 import {
   addressOf,
   configureTcp,
@@ -24,8 +25,17 @@ const LIVENESS: Liveness = { idle: 10, interval: 5, probes: 3, unacknowledged: 2
 // Safe to share, because libuv fills it and calls back without a pause between.
 const shared = Buffer.allocUnsafeSlow(256 * 2 ** 10)
 const sharedAddress = addressOf(shared)
-/** What is read at once while data for the caller's own buffers is on its way: its header, and little of it to copy. */
-const small = shared.subarray(0, 16 * 2 ** 10)
+/** Parts of it, by their length: what is read at once while data is on its way that is not to come with it. */
+const parts = new Map<number, Buffer>()
+const MAX_PARTS = 256
+
+function partOf(length: number): Buffer {
+  const known = parts.get(length)
+  if (known !== undefined) return known
+  const part = shared.subarray(0, length)
+  if (parts.size < MAX_PARTS) parts.set(length, part)
+  return part
+}
 
 /** What listens to a wire. */
 export interface WireReceiver {
@@ -35,14 +45,14 @@ export interface WireReceiver {
   target(): Buffer | undefined
   /** So many bytes were put where `target` said. */
   filled(length: number): void
-  /** Is it likely that large data comes next, for which there is a target? */
-  readonly expectsData: boolean
+  /** Most bytes that should be read at once while there is no target. */
+  readonly most: number
   /** The connection is over: the server closed it, it broke, or a call of this object threw. Called once. */
   closed(error: Error): void
 }
 
 const IGNORE: WireReceiver = {
-  expectsData: false,
+  most: Number.POSITIVE_INFINITY,
   receive: () => undefined,
   target: () => undefined,
   filled: () => undefined,
@@ -192,10 +202,23 @@ export class Wire {
   receiveNow(): boolean {
     // The event loop has been told where the next bytes go.
     if (this.#fd < 0 || this.#isClosed || this.#target !== undefined) return false
-    const length = tryReceive(this.#fd, sharedAddress, shared.length)
+    const most = Math.min(this.#receiver?.most ?? 0, shared.length)
+    const length = tryReceive(this.#fd, sharedAddress, most)
     if (length <= 0) return false
     this.#received(length, shared)
     return true
+  }
+
+  /** Takes up to so many bytes that have come, valid until the next ones; undefined where there are none to be had. */
+  take(most: number): Buffer | undefined {
+    if (this.#fd < 0 || this.#isClosed) return undefined
+    const length = tryReceive(this.#fd, sharedAddress, Math.min(most, shared.length))
+    return length > 0 ? partOf(length) : undefined
+  }
+
+  /** Moves data that has come into a passage, past this process's memory: returns how many bytes, 0 for none. */
+  fill(passage: Passage): number {
+    return this.#fd < 0 || this.#isClosed ? 0 : passage.fill(this.#fd)
   }
 
   /** Writes bytes when the socket takes them, and says so. They may not change until then. */
@@ -258,7 +281,8 @@ export class Wire {
   #nextBuffer(): Buffer {
     this.#target = this.#receiver?.target()
     if (this.#target !== undefined) return this.#target
-    return this.#receiver?.expectsData === true ? small : shared
+    const most = this.#receiver?.most ?? 0
+    return most < shared.length ? partOf(Math.max(most, 1)) : shared
   }
 
   #receivedByTls(bytes: Buffer): void {

@@ -8,6 +8,7 @@ import { ERRNO, SystemCallError } from '../linux/errno.ts'
 import { LINGER_TURN_MS, type Lingerers, Lingering } from '../linux/lingering.ts'
 import { addressOf, lastErrno, nap, peerState, tryReceive, trySend } from '../linux/syscalls.ts'
 import type { DescriptorHandle } from './handle.ts'
+import { Passing, type PassingReply } from './passing.ts'
 import type { Receiver } from './receiver.ts'
 import { type TlsAcceptor, tlsFailure } from './tls.ts'
 import { Burst, RECORD_LENGTH, receiveRecords, sendRecords } from './tls-stream.ts'
@@ -36,6 +37,7 @@ export class Channel {
   /** The plain socket, and TLS on top of it once that is established. */
   #socket: Socket
   #secured: TLSSocket | undefined
+  readonly #passing: Passing
   readonly #lingering = new Lingering(lingerers)
   #burst: Burst | undefined
   #closeTimer: NodeJS.Timeout | undefined
@@ -56,6 +58,7 @@ export class Channel {
   /** `onClose` is called once, when the connection is over, after the receiver. */
   constructor(handle: DescriptorHandle, onClose: () => void) {
     this.fd = handle.fd
+    this.#passing = new Passing(this.fd, this.#onWritten)
     this.#socket = new Socket({
       handle,
       allowHalfOpen: true,
@@ -133,7 +136,7 @@ export class Channel {
 
   /** So much is waiting that nothing should be added: `drained` is called when it has gone. */
   get congested(): boolean {
-    return this.#socket.writableLength > (this.#secured ? TLS_BACKLOG : 0)
+    return this.#passing.isUnderWay || this.#socket.writableLength > (this.#secured ? TLS_BACKLOG : 0)
   }
 
   /** What has become of the client, which also shows while nothing is read. */
@@ -159,6 +162,16 @@ export class Channel {
     if (!this.#send(bytes, start, end, addressOf(bytes), owner)) owner.release()
   }
 
+  /** The connection is encrypted. */
+  get isSecured(): boolean {
+    return this.#secured !== undefined
+  }
+
+  /** The same for a reply whose bytes are in a passage. */
+  sendPassage(reply: PassingReply): void {
+    this.#passing.send(this.#socket, reply)
+  }
+
   /** True: the socket has still to take some of the owner's bytes. */
   #send(
     bytes: Buffer,
@@ -169,6 +182,7 @@ export class Channel {
   ): boolean {
     // A broken socket has given its descriptor back before it says so, and another one may have it now.
     if (this.#closing || this.#socket.destroyed || start === end) return false
+    this.#passing.end(this.#socket)
     if (this.#secured !== undefined) {
       sendRecords(this.#secured, bytes, start, end, this.#onWritten)
       return false
@@ -224,6 +238,7 @@ export class Channel {
   /** Sends what is kept, then ends the connection; nothing more is received. A client that does not read it is cut off after a while. */
   close(): void {
     if (this.#closing || this.#closed) return
+    this.#passing.end(this.#socket)
     this.#closing = true
     this.#forget()
     this.#socket.end()
@@ -309,7 +324,7 @@ export class Channel {
   get #mayLinger(): boolean {
     const receiver = this.#receiver
     if (!receiver?.isDone || receiver.blocked || this.#leftover !== undefined) return false
-    return !this.#closing && this.#secured === undefined && this.backlog === 0
+    return !this.#closing && this.#secured === undefined && !this.congested
   }
 
   /** Looks for the next request of a client that has one at a time under way; returns the bytes that came. */

@@ -2,6 +2,7 @@
  * Large reads. Copying so much out of the page cache takes longer than the way to a thread and back, and threads copy
  * side by side, while the event loop sends what is there: out of the buffer it was read into.
  */
+import { Passage } from '../linux/passage.ts'
 import { NBD_ERRNO } from '../protocol/constants.ts'
 import {
   dataHeaderLength,
@@ -26,6 +27,18 @@ export function isLeftToThreads(length: number, moreFollows: boolean, waiting: n
   return length >= LARGE && (moreFollows || waiting > 0) && waiting < MAX_SHARED_BYTES
 }
 
+/** Offers a READ, whose buffer has been taken, a way for its data past memory, where that is worth it. */
+export function offerPassage(channel: Channel, request: Request): void {
+  const { framing, offset, length } = request
+  if (length < LARGE || channel.isSecured) return
+  const buffer = request.buffer as Buffer
+  const from = HEADER_ROOM - dataHeaderLength(framing)
+  // The reply will be that of a READ which has succeeded, or the passage is not used.
+  if (framing === FRAMING.SIMPLE) writeSimpleReply(buffer, from, request, NBD_ERRNO.OK)
+  else writeDataChunkHeader(buffer, from, request, true, offset, length)
+  request.passage = new Passage(buffer, from, HEADER_ROOM, length)
+}
+
 /** Is this a READ that has succeeded and whose data is better sent from where it is? */
 function isSentInPlace({ buffer, length, error, refusal }: Request): boolean {
   return buffer !== undefined && length >= COPIED_BELOW && error === undefined && refusal === NBD_ERRNO.OK
@@ -33,7 +46,10 @@ function isSentInPlace({ buffer, length, error, refusal }: Request): boolean {
 
 /** Gathers the reply to a request that has ended, or sends it, and what has been gathered before it. Releases the request. */
 export function sendFinished(channel: Channel, request: Request): void {
-  if (isSentInPlace(request)) {
+  if (request.passage?.isWhole && request.error === undefined) {
+    sendOutbox(channel)
+    channel.sendPassage({ passage: request.passage, buffer: request.buffer as Buffer, owner: request })
+  } else if (isSentInPlace(request)) {
     sendInPlace(channel, request)
   } else {
     replyFinished(request)

@@ -1,6 +1,7 @@
 /** Requests that could not be answered at once. Pooled: once a connection is warm, they allocate nothing. */
 import { type Completion, type Outcome, PENDING } from '../backends/backend.ts'
 import { AbandonedError } from '../backends/layer/errors.ts'
+import type { Passage } from '../linux/passage.ts'
 import { CMD_FLAG, NBD_ERRNO } from '../protocol/constants.ts'
 import { changesData } from '../protocol/request-rules.ts'
 import { FRAMING, type ReplyHead } from '../protocol/transmission.ts'
@@ -63,6 +64,8 @@ export class Request implements Completion, ReplyHead {
   startedAt = 0
   /** READ: the data, from HEADER_ROOM on. */
   buffer: Buffer | undefined
+  /** READ: where all of the data may be in place of the buffer. */
+  passage: Passage | undefined
   error: unknown
   /** BLOCK_STATUS: the payload of its chunk. */
   status: Buffer | undefined
@@ -134,6 +137,9 @@ export class Request implements Completion, ReplyHead {
   }
 
   release(): void {
+    // Before the buffer, which it uses.
+    this.passage?.close()
+    this.passage = undefined
     if (this.buffer !== undefined) returnBuffer(this.buffer, this.error)
     this.buffer = undefined
     this.status = undefined

@@ -13,7 +13,7 @@ import { bytesLent, HEADER_ROOM, MAX_DATA, takeBuffer } from './buffers.ts'
 import { BulkRead } from './bulk-read.ts'
 import type { Channel } from './channel.ts'
 import { Gathering } from './gathering.ts'
-import { isLeftToThreads, sendFinished } from './large-read.ts'
+import { isLeftToThreads, offerPassage, sendFinished } from './large-read.ts'
 import { type OpenedDisk, transmissionFlags } from './opened-disk.ts'
 import { startOperation } from './operations.ts'
 import { outbox, outboxIsFull, sendOutbox } from './outbox.ts'
@@ -296,8 +296,10 @@ export class Transmission implements Receiver, PayloadOwner {
     this.#waitingBytes += buffer.length
     outbox.buffer.copy(buffer, HEADER_ROOM, start, start + read)
     const from = HEADER_ROOM + read
+    if (read === 0) offerPassage(this.#channel, request)
     try {
-      follow(backend.pread(handle, buffer, from, length - read, offset + read, request), request)
+      const { passage } = request
+      follow(backend.pread(handle, buffer, from, length - read, offset + read, request, passage), request)
     } catch (error) {
       request.complete(error)
     }

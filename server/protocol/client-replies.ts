@@ -88,6 +88,23 @@ export class ReplyParser<Request extends PendingRequest> {
     return this.#state === DATA ? this.#dataLeft : 0
   }
 
+  /** The request whose data comes next, if that is what comes. */
+  get receiving(): Request | undefined {
+    return this.#state === DATA ? this.#request : undefined
+  }
+
+  /** How many bytes come next, at least, that are not data of a READ; 0 where data comes next. */
+  get untilData(): number {
+    const left = this.#need - this.#filled
+    if (this.#state === DATA) return 0
+    if (this.#state === HEADER) {
+      // A simple reply of a READ has its data right behind it.
+      return this.#style === 'simple' ? left : left + (this.#style === 'structured' ? 12 : 8)
+    }
+    if (this.#state === STRUCTURED_LENGTH) return left + 8
+    return this.#state === SKIP ? this.#payload : left
+  }
+
   /** The part of the caller's buffer for the next `dataLeft` bytes. Who fills a part of it calls `filled`. */
   dataTarget(): Buffer {
     return this.#pending().buffer.subarray(this.#dataAt, this.#dataAt + this.#dataLeft)
@@ -109,7 +126,7 @@ export class ReplyParser<Request extends PendingRequest> {
     while (at < end) {
       if (this.#state === DATA) {
         const taken = Math.min(this.#dataLeft, end - at)
-        bytes.copy(this.#pending().buffer, this.#dataAt, at, at + taken)
+        this.#pending().putData(bytes, at, at + taken, this.#dataAt)
         at += taken
         this.filled(taken)
       } else if (this.#state === SKIP) {
@@ -162,6 +179,7 @@ export class ReplyParser<Request extends PendingRequest> {
         this.#dataLeft = this.#payload - 8
         this.#dataAt = noteData(this.#pending(), readUInt64(bytes, at), this.#dataLeft)
         this.#state = DATA
+        this.#pending().beginData(this.#dataAt, this.#dataLeft)
         return
       case HOLE:
         this.#hole(this.#pending(), readUInt64(bytes, at), bytes.readUInt32BE(at + 8))
@@ -223,6 +241,7 @@ export class ReplyParser<Request extends PendingRequest> {
     this.#state = DATA
     this.#dataAt = request.start
     this.#dataLeft = request.length
+    request.beginData(request.start, request.length)
   }
 
   #chunk(request: Request, length: number): void {

@@ -60,6 +60,19 @@ export class PendingRequest {
     if (this.extents !== undefined) this.extents.length = 0
   }
 
+  /** The one chunk of a reply that is to bring data, `length` bytes for index `at` of the buffer, has begun. */
+  beginData(_at: number, _length: number): void {}
+
+  /** Data of a reply has come, for index `at` of the buffer. */
+  putData(bytes: Buffer, start: number, end: number, at: number): void {
+    bytes.copy(this.buffer, at, start, end)
+  }
+
+  /** The next data may be put straight into the buffer. */
+  get isReadInPlace(): boolean {
+    return true
+  }
+
   /** Lets go of the caller's memory. */
   release(): void {
     this.buffer = NO_BYTES

@@ -99,8 +99,8 @@ export function createForwardBackend(config: ForwardConfig): Backend<NbdClient> 
     getSize: client => client.size,
     sizeNow: client => client.size,
 
-    pread(client, target, start, length, offset, completion) {
-      client.startPread(target, start, length, offset, completion)
+    pread(client, target, start, length, offset, completion, passage) {
+      client.startPread(target, start, length, offset, completion, passage)
       return PENDING
     },
     pwrite(client, source, start, length, offset, completion, fua = false) {

@@ -1,4 +1,5 @@
 /** The operations of a backend, each one guarded call: nothing is checked, split or emulated here. */
+import type { Passage } from '../../linux/passage.ts'
 import type { Backend, Completion, Extent, ZeroFlags } from '../backend.ts'
 import { NO_BYTES, type Step } from './call.ts'
 import { BackendError, isThenable } from './errors.ts'
@@ -19,13 +20,22 @@ export function guardedCalls<Inner>(backend: Backend<Inner>, foreign: boolean) {
       length: number,
       offset: number,
       completion: Completion,
+      passage?: Passage,
     ): Step {
       const call = handle.begin('pread', completion, length)
       // What it forgets to fill must not show what other clients read before.
       if (foreign) target.fill(0, start, start + length)
       let outcome: unknown
       try {
-        outcome = backend.pread(handle.inner, target, start, length, offset, call)
+        outcome = backend.pread(
+          handle.inner,
+          target,
+          start,
+          length,
+          offset,
+          call,
+          foreign ? undefined : passage,
+        )
       } catch (thrown) {
         return call.threw(thrown)
       }

@@ -2,6 +2,7 @@
  * The operations of a disk with all that a backend may leave out or get wrong: ranges and blocks are checked, large
  * transfers split, what is missing is made of what there is.
  */
+import type { Passage } from '../../linux/passage.ts'
 import { type Backend, type Completion, type Extent, PENDING, type ZeroFlags } from '../backend.ts'
 import type { Step } from './call.ts'
 import { type Calls, guardedCalls } from './calls.ts'
@@ -41,6 +42,7 @@ export function operationsOf<Inner>(backend: Backend<Inner>, foreign: boolean) {
       length: number,
       offset: number,
       completion: Completion,
+      passage?: Passage,
     ): Step {
       const failure = handle.readFailure
       if (failure !== undefined) {
@@ -48,7 +50,9 @@ export function operationsOf<Inner>(backend: Backend<Inner>, foreign: boolean) {
         throw failure
       }
       handle.check(length, offset, 'EINVAL')
-      if (length <= handle.maximum) return calls.pread(handle, target, start, length, offset, completion)
+      if (length <= handle.maximum) {
+        return calls.pread(handle, target, start, length, offset, completion, passage)
+      }
       return inSequence(readInPieces(calls, handle, target, start, length, offset), completion)
     },
 
