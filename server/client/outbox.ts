@@ -11,7 +11,7 @@ import type { Wire } from './wire.ts'
 const BUFFER_BYTES = 256 * 2 ** 10
 /** Data up to this length is copied behind its header. */
 const MAX_COPIED = 64 * 2 ** 10
-/** Of larger data this much is copied, so that no packet has a header alone. */
+/** Of larger data this much is copied where the two cannot be sent by one call, so that no packet has a header alone. */
 const COPIED_HEAD = 16 * 2 ** 10
 /** Most bytes that are handed to a socket that is full; each piece that it takes is a sign of life. */
 const PIECE = 2 ** 20
@@ -73,7 +73,7 @@ export class Outbox {
   /** Adds a request. False if the socket became full before: add it again when `ready` is called. */
   add(operation: Operation): boolean {
     const isWrite = operation.command === CMD.WRITE
-    const copied = isWrite ? (operation.length <= MAX_COPIED ? operation.length : COPIED_HEAD) : 0
+    const copied = isWrite ? this.#copied(operation.length) : 0
     if (this.#end + MAX_REQUEST_HEADER + copied > BUFFER_BYTES) this.flush()
     if (this.#isBlocked) return false
     this.#gathered ??= takeBuffer()
@@ -92,12 +92,32 @@ export class Outbox {
     return true
   }
 
+  /** How much of so much data should be copied behind its header. */
+  #copied(length: number): number {
+    if (length <= MAX_COPIED) return length
+    return this.#wire.isPlain ? 0 : COPIED_HEAD
+  }
+
+  /** Sends what is gathered, and what it can of the data behind it. */
+  #sendGathered({ bytes, address }: Gathered): void {
+    const length = this.#end - this.#start
+    const large = this.#large
+    if (large === undefined) {
+      this.#start += this.#wire.trySend(bytes, this.#start, this.#end, address)
+      return
+    }
+    const end = large.start + large.length
+    const sent = this.#wire.trySendBoth(address + this.#start, length, large.buffer, this.#largeAt, end)
+    this.#start += Math.min(sent, length)
+    this.#largeAt += Math.max(sent - length, 0)
+  }
+
   /** Sends what is here, as far as the socket takes it. */
   flush(): void {
     if (this.#isBlocked) return
     const gathered = this.#gathered
     if (gathered !== undefined) {
-      this.#start += this.#wire.trySend(gathered.bytes, this.#start, this.#end, gathered.address)
+      this.#sendGathered(gathered)
       if (this.#start < this.#end) {
         this.#wait(gathered.bytes, this.#start, this.#end)
         return
@@ -109,7 +129,7 @@ export class Outbox {
 
   #flushLarge(operation: Operation): void {
     const end = operation.start + operation.length
-    this.#largeAt += this.#wire.trySend(operation.buffer, this.#largeAt, end)
+    if (this.#largeAt < end) this.#largeAt += this.#wire.trySend(operation.buffer, this.#largeAt, end)
     if (this.#largeAt < end) {
       this.#wait(operation.buffer, this.#largeAt, Math.min(end, this.#largeAt + PIECE))
       return

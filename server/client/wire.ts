@@ -15,6 +15,7 @@ import {
   lastErrno,
   tryReceive,
   trySend,
+  trySendBoth,
 } from '../linux/syscalls.ts'
 import { ConnectionError, codeOf, TlsError, toError } from './errors.ts'
 import { describeAddress, type NbdAddress } from './uri.ts'
@@ -185,7 +186,22 @@ export class Wire {
    */
   trySend(bytes: Buffer, start: number, end: number, address: number = addressOf(bytes)): number {
     if (this.#fd < 0 || this.#isWriting || this.#isClosed) return 0
-    const sent = trySend(this.#fd, address + start, end - start)
+    return this.#sent(trySend(this.#fd, address + start, end - start))
+  }
+
+  /** The same for bytes in two places, the first of which are at `firstAddress`. */
+  trySendBoth(firstAddress: number, firstLength: number, second: Buffer, start: number, end: number): number {
+    if (!this.isPlain || this.#isWriting) return 0
+    const address = addressOf(second) + start
+    return this.#sent(trySendBoth(this.#fd, firstAddress, firstLength, address, end - start))
+  }
+
+  /** Bytes are sent as they are, and some may be sent at once. */
+  get isPlain(): boolean {
+    return this.#fd >= 0 && !this.#isClosed
+  }
+
+  #sent(sent: number): number {
     if (sent >= 0) return sent
     const errno = lastErrno()
     if (errno !== ERRNO.EAGAIN && errno !== ERRNO.EINTR) {
