@@ -44,6 +44,10 @@ export class Passing {
         this.#probe(socket, this.#reply)
         return
       }
+      if (errno !== 0 && passage.isRefused) {
+        this.end(socket)
+        return
+      }
       if (errno !== 0) socket.destroy(new SystemCallError('splice', errno))
     }
     this.#reply = undefined

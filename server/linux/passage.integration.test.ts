@@ -4,6 +4,7 @@ import { closeSync, openSync, readdirSync, readSync, unlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { ERRNO } from './errno.ts'
 import { Passage, passages } from './passage.ts'
 
 const [HEAD_START, DATA_START] = [50, 64]
@@ -87,5 +88,23 @@ describe('A passage', () => {
       for (const passage of all) passage.close()
     }
     expect(countDescriptors()).toBeLessThanOrEqual(before)
+  })
+
+  // The last one, since it ends passages for the process.
+  test('is given up for good where the system refuses it, and what is in one goes on from memory', () => {
+    const data = randomBytes(10_000)
+    const { buffer, head, passage } = passageOf(data.length)
+    passage.open()
+    passage.append(data, 0, data.length)
+    const path = join(tmpdir(), `passage-${process.pid}`)
+    // splice(2) does not append to files.
+    const file = openSync(path, 'a')
+    unlinkSync(path)
+    expect(passage.send(file)).toBe(ERRNO.EINVAL)
+    closeSync(file)
+    expect(passage.isRefused).toBe(true)
+    expect(passage.toMemory()).toBe(HEAD_START)
+    expect(buffer.subarray(HEAD_START).equals(Buffer.concat([head, data]))).toBe(true)
+    expect(passage.open()).toBe(false)
   })
 })

@@ -32,9 +32,17 @@ const ends = Buffer.allocUnsafeSlow(8)
 const endsAddress = addressOf(ends)
 const idle: Pipe[] = []
 let pipes = 0
+/** The system does not let data be moved like this, or not between these sockets. */
+let isRefused = false
 
 /** How many replies have gone from socket to socket, and how many were taken into memory on their way. */
 export const passages = { sent: 0, taken: 0 }
+
+/** Notes an error number that says that it will not do at all. */
+function noteRefusal(errno: number): number {
+  isRefused ||= errno === ERRNO.EINVAL || errno === ERRNO.ENOSYS || errno === ERRNO.EPERM
+  return errno
+}
 
 function takePipe(): Pipe | undefined {
   const reused = idle.pop()
@@ -87,7 +95,7 @@ export class Passage {
 
   /** All of the data comes next. False: it has to go into memory, since there is no pipe for it now. */
   open(): boolean {
-    if (this.#isOver || this.#pipe !== undefined) return false
+    if (this.#isOver || isRefused || this.#pipe !== undefined) return false
     const pipe = takePipe()
     if (pipe === undefined) return false
     this.#pipe = pipe
@@ -110,6 +118,7 @@ export class Passage {
     if (pipe === undefined) return 0
     // The end of the stream, or an error, is for the event loop to find.
     const moved = splice(socket, 0, pipe.writeEnd, 0, this.end - this.#in, SPLICE_F_NONBLOCK)
+    if (moved < 0) noteRefusal(lastErrno())
     if (moved <= 0) return 0
     this.#in += moved
     return moved
@@ -152,12 +161,17 @@ export class Passage {
     return [from, this.#out]
   }
 
+  /** The socket does not take data in this way, and it has to go by memory. */
+  get isRefused(): boolean {
+    return isRefused
+  }
+
   /** Moves header and data into a socket, as far as that takes them. Returns 0 when all is sent, or an error number. */
   send(socket: number): number {
     const pipe = this.#pipe as Pipe
     while (this.#out < this.#in) {
       const moved = splice(pipe.readEnd, 0, socket, 0, this.#in - this.#out, SPLICE_F_NONBLOCK)
-      if (moved <= 0) return moved < 0 ? lastErrno() : ERRNO.EPIPE
+      if (moved <= 0) return moved < 0 ? noteRefusal(lastErrno()) : ERRNO.EPIPE
       this.#out += moved
     }
     passages.sent++
