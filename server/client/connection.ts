@@ -1,6 +1,7 @@
 /** One connection in its transmission phase: many requests in flight, each told when it is answered. */
 
 import { type Lingerers, Lingering } from '../linux/lingering.ts'
+import { yieldProcessor } from '../linux/syscalls.ts'
 import { ServerViolation } from '../protocol/client-handshake.ts'
 import type { NegotiatedExport } from '../protocol/client-negotiation.ts'
 import { openExport } from '../protocol/client-negotiation.ts'
@@ -184,10 +185,15 @@ export class Connection {
     this.#outbox.flush()
     if (this.#expectsData || this.#countInFlight() !== 1 || this.#outbox.isBlocked) return
     const until = this.#lingering.until()
-    while (performance.now() < until) {
-      if (!this.#wire.receiveNow() || this.#countInFlight() > 0) continue
-      this.#lingering.answered()
-      return
+    if (until === 0) return
+    for (;;) {
+      if (this.#wire.receiveNow() && this.#countInFlight() === 0) {
+        this.#lingering.answered()
+        return
+      }
+      if (performance.now() >= until) return
+      // The server may need it to answer.
+      yieldProcessor()
     }
   }
 

@@ -6,7 +6,15 @@ import { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { ERRNO, SystemCallError } from '../linux/errno.ts'
 import { LINGER_TURN_MS, type Lingerers, Lingering } from '../linux/lingering.ts'
-import { addressOf, lastErrno, nap, peerState, tryReceive, trySend } from '../linux/syscalls.ts'
+import {
+  addressOf,
+  lastErrno,
+  nap,
+  peerState,
+  tryReceive,
+  trySend,
+  yieldProcessor,
+} from '../linux/syscalls.ts'
 import type { DescriptorHandle } from './handle.ts'
 import { Passing, type PassingReply } from './passing.ts'
 import type { Receiver } from './receiver.ts'
@@ -334,13 +342,16 @@ export class Channel {
       return 0
     }
     const until = Math.min(this.#lingering.until(), end)
-    while (performance.now() < until) {
+    if (until === 0) return 0
+    for (;;) {
       const length = tryReceive(this.fd, areaAddress, RECEIVE_BYTES)
       if (length > 0) this.#lingering.answered()
       // The end of the stream is for libuv to find.
       if (length >= 0) return length
+      if (performance.now() >= until) return 0
+      // The client may need it to send what is looked for.
+      yieldProcessor()
     }
-    return 0
   }
 
   #take(arrived: number): void {

@@ -181,6 +181,9 @@ export function tryReceive(fd: number, address: number, length: number): number 
   return recv(fd, address, length, MSG_DONTWAIT)
 }
 
+/** Gives the processor to a thread that waits for it; returns at once where there is none. */
+export const yieldProcessor = declare<[]>('int sched_yield()')
+
 const PR_SET_TIMERSLACK = 29
 let slackIsSet = false
 
