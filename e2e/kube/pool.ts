@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { DISK_POOLS, ON_DEMAND_DISKS } from '../../crds/resources.ts'
-import { hasCode } from '../../operator/kube/kube-error.ts'
+import { hasCode, KubeError } from '../../operator/kube/kube-error.ts'
 import {
   JOBS,
   type Job,
@@ -183,8 +183,10 @@ export async function patience<T>(work: () => Promise<T>, limit = 60_000): Promi
     try {
       return await work()
     } catch (error) {
+      // One that has just started does not know the paths of custom resources at first.
+      const isStarting = error instanceof KubeError && error.status === 404 && error.details === undefined
       const isAway = hasCode(error, 'Unreachable') || hasCode(error, 'ServiceUnavailable')
-      if (!isAway || performance.now() > deadline) throw error
+      if (!(isAway || isStarting) || performance.now() > deadline) throw error
       await sleep(100)
     }
   }
