@@ -199,11 +199,21 @@ export function createOnDemand(terms: OnDemandTerms): OnDemand {
         // The object may come by the watch, and the disk be declared, before the request for it is answered.
         if (disk === undefined && !isMaking && !reserved.has(asked.name)) {
           isMaking = true
-          void make(asked).then(problem => {
-            isMaking = false
-            refusal = problem
-            for (const wake of waiting) wake()
-          })
+          make(asked)
+            .then(problem => {
+              refusal = problem
+            })
+            .catch((error: unknown) => {
+              log.error({ export: asked.name, ...reasonOf(error) }, 'A disk could not be made on demand')
+              refusal = refused(
+                'failed',
+                'The disk cannot be made. The log of the pool’s agent has the reason.',
+              )
+            })
+            .finally(() => {
+              isMaking = false
+              for (const wake of waiting) wake()
+            })
         }
         if (held.aborted) return { result: 'waiting' }
         const known = view.byExport(asked.name)
