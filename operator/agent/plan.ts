@@ -3,6 +3,7 @@ import { InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { ConditionChange } from '../kube/conditions.ts'
 import { conditionOf, isTrue } from '../terms/conditions.ts'
 import { FINALIZER, FORCE_DELETE_ANNOTATION, SPARE_ANNOTATION } from '../terms/names.ts'
+import { restOfQuiet } from '../terms/quiet.ts'
 import { readyNow, readyWhenExported } from '../terms/readiness.ts'
 import { AGENT_REASONS } from '../terms/reasons.ts'
 import {
@@ -112,11 +113,8 @@ function planSpare(observed: AgentObserved, parsed: OnDemandDisk): AgentPlan {
     const fields = { ...statusFields(observed, parsed), filesystem: parsed.spec.filesystem?.type }
     return { actions: [{ kind: 'status', change: { conditions: [...conditions, exported, ready], fields } }] }
   }
-  const age = now - Date.parse(disk.metadata.creationTimestamp ?? '')
-  // A clock that is wrong must not keep the status from being written.
-  if (isNew && exported === undefined && Math.abs(age) < SPARE_QUIET_MS) {
-    return { actions, requeueAfterMs: Math.min(SPARE_QUIET_MS - age, SPARE_QUIET_MS) }
-  }
+  const restMs = restOfQuiet(now - Date.parse(disk.metadata.creationTimestamp ?? ''), SPARE_QUIET_MS)
+  if (isNew && exported === undefined && restMs !== undefined) return { actions, requeueAfterMs: restMs }
   return { actions: [...actions, { kind: 'status', change: { conditions } }] }
 }
 

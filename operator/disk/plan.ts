@@ -10,6 +10,7 @@ import { objectProblem } from '../pool/make-job.ts'
 import { attemptsOf, hasBegun } from '../terms/attempts.ts'
 import { conditionOf, isTrue } from '../terms/conditions.ts'
 import { SPARE_ANNOTATION } from '../terms/names.ts'
+import { restOfQuiet } from '../terms/quiet.ts'
 import { DISK_REASONS, type DiskReason } from '../terms/reasons.ts'
 import { accept, changedField } from './accepted.ts'
 import { planCopy } from './copy.ts'
@@ -145,18 +146,17 @@ export const QUIET_MS = 5000
 
 /** That a Job is at work is worth a write only where somebody would have to wait for it. */
 function running({ disk, now }: DiskObserved, { startedAt, problem }: RunningJob): Plan {
-  const age = now - startedAt
+  const restMs = restOfQuiet(now - startedAt, QUIET_MS)
   const isQuiet = problem === undefined && disk.status?.conditions === undefined
-  // A clock that is wrong must not keep the status from being written.
-  if (isQuiet && Math.abs(age) < QUIET_MS) return { actions: [], requeueAfterMs: QUIET_MS - Math.max(age, 0) }
+  if (isQuiet && restMs !== undefined) return { actions: [], requeueAfterMs: restMs }
   return { actions: [status(disk, provisioning(disk, problem))] }
 }
 
 /** The agent tells of a spare all at one stroke; that it is at it is worth a write only where it takes long. */
 function leftToAgent({ disk, now }: DiskObserved, restMs: number): Plan {
-  const age = now - Date.parse(disk.metadata.creationTimestamp ?? '')
-  if (disk.status?.conditions === undefined && Math.abs(age) < QUIET_MS) {
-    return { actions: [], requeueAfterMs: Math.min(QUIET_MS - Math.max(age, 0), restMs) }
+  const quietMs = restOfQuiet(now - Date.parse(disk.metadata.creationTimestamp ?? ''), QUIET_MS)
+  if (disk.status?.conditions === undefined && quietMs !== undefined) {
+    return { actions: [], requeueAfterMs: Math.min(quietMs, restMs) }
   }
   return { actions: [status(disk, provisioning(disk))], requeueAfterMs: restMs }
 }

@@ -4,6 +4,7 @@ import { API_GROUP_VERSION } from '../../crds/object.ts'
 import { ONDEMANDDISK_KIND } from '../../crds/ondemanddisk.ts'
 import type { PersistentVolumeClaim, Pod } from '../kube/objects.ts'
 import { SPARES_PATH, spareJobName } from '../terms/names.ts'
+import { restOfQuiet } from '../terms/quiet.ts'
 import { spareKey } from '../terms/spares.ts'
 import { retryDelay } from './job-view.ts'
 import { makeJob, makeObject, objectProblem } from './make-job.ts'
@@ -59,10 +60,8 @@ export function planSpares(observed: PoolObserved, pool: DiskPool): PoolPlan {
 function restWhileTaken({ pool, spareTakenAt, now }: PoolObserved, wanted: number): PoolPlan | undefined {
   const left = pool.status?.spares ?? 0
   if (spareTakenAt === undefined || left * 2 <= wanted) return undefined
-  const since = now - spareTakenAt
-  // A clock that is wrong must not keep spares from being made.
-  if (Math.abs(since) >= QUIET_MS) return undefined
-  return { actions: [], requeueAfterMs: Math.min(QUIET_MS - since, QUIET_MS) }
+  const restMs = restOfQuiet(now - spareTakenAt, QUIET_MS)
+  return restMs === undefined ? undefined : { actions: [], requeueAfterMs: restMs }
 }
 
 const TYPE = 'SparesReady'
