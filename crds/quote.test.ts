@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { quote } from './quote.ts'
+import { MAX_QUOTED_MESSAGE, quote } from './quote.ts'
 
 test.each([
   ['alice', '"alice"'],
@@ -21,4 +21,10 @@ test('whatever the text, the quoted form is one short line without control chara
       expect(quote(text).length).toBeLessThanOrEqual(2 + 81 * 10)
     }),
   )
+})
+
+test('a message that is quoted to its end is whole, up to its own limit', () => {
+  const message = `${'a word '.repeat(100)}and what helps.`
+  expect(quote(message, MAX_QUOTED_MESSAGE)).toBe(JSON.stringify(message))
+  expect(quote('a'.repeat(2000), MAX_QUOTED_MESSAGE)).toBe(`"${'a'.repeat(MAX_QUOTED_MESSAGE)}…"`)
 })

@@ -1,5 +1,5 @@
 /** Connects and negotiates: a negotiation of the protocol folder, driven over a wire, within deadlines. */
-import { quote } from '../../crds/quote.ts'
+import { MAX_QUOTED_MESSAGE, quote } from '../../crds/quote.ts'
 import { encodeOption, ServerViolation } from '../protocol/client-handshake.ts'
 import { HandshakeUnsupported, type Negotiation, OptionRefused } from '../protocol/client-negotiation.ts'
 import { OPT, REP } from '../protocol/constants.ts'
@@ -46,7 +46,7 @@ const REFUSALS: ReadonlyMap<number, { code: string; reason: string }> = new Map(
 
 function refusedError(where: string, { type, text }: OptionRefused): NbdError {
   const { code, reason } = REFUSALS.get(type) ?? { code: 'EIO', reason: `error 0x${type.toString(16)}` }
-  const told = text === '' ? '' : ` It says: ${quote(text)}`
+  const told = text === '' ? '' : ` It says: ${quote(text, MAX_QUOTED_MESSAGE)}`
   return new RefusedError(code, `The NBD server at ${where} refused: ${reason}.${told}`)
 }
 

@@ -1,5 +1,5 @@
 /** What carries a client's operations: one connection, or several in turn. */
-import { quote } from '../../crds/quote.ts'
+import { MAX_QUOTED_MESSAGE, quote } from '../../crds/quote.ts'
 import { wireErrorCode } from '../protocol/client-transmission.ts'
 import { type Connection, type ConnectionLimits, openConnection } from './connection.ts'
 import { ClosedError, ConnectionError, RequestError } from './errors.ts'
@@ -25,7 +25,7 @@ export interface Link {
 export function answerOf(operation: Operation): RequestError | undefined {
   if (operation.errno === 0) return undefined
   const code = wireErrorCode(operation.errno)
-  const told = operation.message === '' ? '' : ` It says: ${quote(operation.message)}`
+  const told = operation.message === '' ? '' : ` It says: ${quote(operation.message, MAX_QUOTED_MESSAGE)}`
   return new RequestError(code, `The NBD server answered a request by ${code}.${told}`)
 }
 
