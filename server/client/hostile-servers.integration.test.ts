@@ -87,7 +87,10 @@ test('A server that sends a byte now and then has no more time than others', asy
 
 test('A port where nobody listens is an error at once', async () => {
   const port = await freePort()
-  await expect(connect(`nbd://127.0.0.1:${port}`)).rejects.toMatchObject({ code: 'ECONNREFUSED' })
+  await expect(connect(`nbd://127.0.0.1:${port}`)).rejects.toMatchObject({
+    code: 'ECONNREFUSED',
+    message: `Cannot connect to 127.0.0.1:${port}: nobody listens there.`,
+  })
   await expect(connect('nbd+unix:///?socket=/nowhere/s')).rejects.toMatchObject({ code: 'ENOENT' })
   await expect(connect('nbd://name.invalid')).rejects.toThrow(ConnectionError)
 })

@@ -60,6 +60,20 @@ const IGNORE: WireReceiver = {
   closed: () => undefined,
 }
 
+/** Why nothing was connected to, by the code of the error. */
+const CONNECT_REASONS: ReadonlyMap<string, string> = new Map([
+  ['ECONNREFUSED', 'nobody listens there'],
+  ['ENOENT', 'there is no such socket'],
+  ['ENOTSOCK', 'that is no socket'],
+  ['EACCES', 'that needs more rights'],
+  ['ENOTFOUND', 'the host name is not known'],
+  ['EAI_AGAIN', 'the host name cannot be looked up now'],
+  ['EHOSTUNREACH', 'there is no way to the host'],
+  ['ENETUNREACH', 'there is no way to the network'],
+  ['ETIMEDOUT', 'the host does not answer'],
+  ['ECONNRESET', 'the connection was closed at once'],
+])
+
 export class Wire {
   readonly address: NbdAddress
   #socket: Socket
@@ -102,9 +116,9 @@ export class Wire {
     } catch (cause) {
       socket.destroy()
       if (signal.aborted) throw signal.reason
-      throw new ConnectionError(codeOf(cause) ?? 'EIO', `Cannot connect to ${describeAddress(address)}.`, {
-        cause,
-      })
+      const code = codeOf(cause) ?? 'EIO'
+      const reason = CONNECT_REASONS.get(code) ?? code
+      throw new ConnectionError(code, `Cannot connect to ${describeAddress(address)}: ${reason}.`, { cause })
     }
     wire.#adopt()
     return wire
