@@ -41,7 +41,11 @@ try {
   const message = error instanceof Error ? error.message : String(error)
   process.stderr.write(`ondemand-disk: ${printable(message)}\n`)
   process.exitCode =
-    error instanceof UsageError ? 2 : error instanceof Error && error.name === 'StoppedError' ? 143 : 1
+    error instanceof UsageError || (error instanceof Error && error.name === 'UriError')
+      ? 2
+      : error instanceof Error && error.name === 'StoppedError'
+        ? 143
+        : 1
 }
 // What a backend's module has left running must not keep a server that has stopped.
 setTimeout(() => process.exit(), 500).unref()

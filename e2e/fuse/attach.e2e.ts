@@ -197,6 +197,38 @@ test('While the server is away everything waits, or fails after --dead-after; a 
   expect((await odd('detach', server.uri('alice'))).stderr).toBe('')
 })
 
+test('A socket that is named from the working directory is found there, and has one name everywhere', async () => {
+  await using dir = await scratch()
+  await using _server = await startServer([
+    '--dir',
+    dir.path,
+    '--size',
+    '64M',
+    '--unix',
+    join(dir.path, '.s'),
+  ])
+  const from = (cwd: string, command: string, uri: string) =>
+    run('sh', [
+      '-c',
+      'cd "$1" && shift && exec "$@"',
+      'sh',
+      cwd,
+      join(checkout, 'hack/ondemand-disk'),
+      command,
+      uri,
+    ])
+  const absolute = `nbd+unix:///alice?socket=${encodeURIComponent(join(dir.path, '.s'))}`
+  const attached = await from(dir.path, 'attach', 'nbd+unix:///alice?socket=.s')
+  try {
+    expect(attached).toMatchObject({ status: 0, stderr: '' })
+    expect((await from('/', 'attach', absolute)).stdout).toBe(attached.stdout)
+    expect((await odd('attached')).stdout).toContain(absolute)
+  } finally {
+    await from(dir.path, 'detach', 'nbd+unix:///alice?socket=./.s')
+  }
+  expect(await daemonOf(absolute)).toBe(-1)
+})
+
 test('What cannot be attached is refused by one line, and leaves nothing', async () => {
   await using dir = await scratch()
   await using server = await startServer(['--dir', dir.path, '--size', '64M', '--read-only'])
@@ -211,6 +243,7 @@ test('What cannot be attached is refused by one line, and leaves nothing', async
   }
   expect(await refused()).toContain('URI is missing')
   expect(await refused('http://x')).toContain('is not the URI of an NBD export')
+  expect((await odd('attach', 'http://x')).status).toBe(2)
   expect(await refused('--via', 'magic', writable.uri('a'))).toContain('--via')
   expect(await refused('--via', 'fuse', 'nbd://127.0.0.1:1/x')).toContain('Cannot connect')
   expect(await refused('--via', 'fuse', server.uri('nothing'))).toContain('reading only')

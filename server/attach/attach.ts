@@ -5,7 +5,7 @@
 
 import { release } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { formatNbdUri } from '../client/canonical-uri.ts'
+import { formatNbdUri, withAbsolutePaths } from '../client/canonical-uri.ts'
 import { probe } from '../client/discovery.ts'
 import { NbdError } from '../client/errors.ts'
 import { type NbdUri, parseNbdUri } from '../client/uri.ts'
@@ -49,7 +49,7 @@ export async function attach(
   uri: string,
   terms: AttachTerms & { readonly via?: Way | undefined },
 ): Promise<AttachedDisk> {
-  const parsed = parseNbdUri(uri)
+  const parsed = withAbsolutePaths(parseNbdUri(uri))
   const name = formatNbdUri(parsed)
   const lock = await lockUri(name)
   try {
@@ -106,7 +106,7 @@ function checkSame(
 /** The disk that is attached and named by its URI or its device. @throws UriError */
 export async function findAttached(what: string): Promise<AttachedDisk | undefined> {
   const isDevice = what.startsWith('/')
-  const name = isDevice ? what : formatNbdUri(parseNbdUri(what))
+  const name = isDevice ? what : formatNbdUri(withAbsolutePaths(parseNbdUri(what)))
   return (await attached()).find(({ device, uri }) => (isDevice ? device : uri) === name)
 }
 

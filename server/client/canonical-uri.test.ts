@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { formatNbdUri } from './canonical-uri.ts'
+import { formatNbdUri, withAbsolutePaths } from './canonical-uri.ts'
 import { parseNbdUri } from './uri.ts'
 
 test.each([
@@ -11,6 +11,17 @@ test.each([
   ['nbds://bob@host/x?tls-psk-file=/k', 'nbds://host/x?tls-psk-file=%2Fk&tls-username=bob'],
 ])('%s is %s', (given, canonical) => {
   expect(formatNbdUri(parseNbdUri(given))).toBe(canonical)
+})
+
+test.each([
+  ['nbd+unix:///x?socket=run/s', `nbd+unix:///x?socket=${encodeURIComponent(process.cwd())}%2Frun%2Fs`],
+  ['nbd+unix:///x?socket=/run/./s', 'nbd+unix:///x?socket=%2Frun%2Fs'],
+  ['nbd+unix:///x?socket=%00s', 'nbd+unix:///x?socket=%00s'],
+  ['nbds://h/x?tls-psk-file=k', `nbds://h/x?tls-psk-file=${encodeURIComponent(process.cwd())}%2Fk`],
+  ['nbds://h/x?tls-certificates=c', `nbds://h/x?tls-certificates=${encodeURIComponent(process.cwd())}%2Fc`],
+  ['nbd://h/x', 'nbd://h/x'],
+])('with absolute paths %s is %s', (given, absolute) => {
+  expect(formatNbdUri(withAbsolutePaths(parseNbdUri(given)))).toBe(absolute)
 })
 
 test('what it writes is read as the same', () => {

@@ -1,4 +1,5 @@
 /** The one way to write the URI of an export, by which two are the same or not. */
+import { resolve } from 'node:path'
 import { NBD_PORT, type NbdTlsTerms, type NbdUri } from './uri.ts'
 
 /** encodeURIComponent leaves these; not all of them may stand everywhere in a URI. */
@@ -30,4 +31,23 @@ export function formatNbdUri({ address, exportName, tls }: NbdUri): string {
   const port = address.port === NBD_PORT ? '' : `:${address.port}`
   const query = parameters.length === 0 ? '' : `?${parameters.join('&')}`
   return `${scheme}://${host}${port}${path}${query}`
+}
+
+/** The same with the paths in it absolute: what lives on elsewhere has another working directory, and others ask for it by name. */
+export function withAbsolutePaths({ address, exportName, tls }: NbdUri): NbdUri {
+  const isFile = address.kind === 'unix' && !address.path.startsWith('\0')
+  const { certificates, pskFile } = tls ?? {}
+  return {
+    address: isFile ? { ...address, path: resolve(address.path) } : address,
+    exportName,
+    ...(tls === undefined
+      ? {}
+      : {
+          tls: {
+            ...tls,
+            ...(certificates === undefined ? {} : { certificates: resolve(certificates) }),
+            ...(pskFile === undefined ? {} : { pskFile: resolve(pskFile) }),
+          },
+        }),
+  }
 }
