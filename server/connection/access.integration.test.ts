@@ -205,8 +205,12 @@ describe('Listening', () => {
     expect(server.server.uris).toHaveLength(1)
     const file = join(makeDirectory(), 'file')
     writeFileSync(file, 'mine')
-    await expect(serve({ endpoints: [{ kind: 'unix', path: file }] })).rejects.toThrow(ListenError)
-    expect(existsSync(file)).toBe(true)
+    for (const taken of [file, makeDirectory()]) {
+      const failed = serve({ endpoints: [{ kind: 'unix', path: taken }] })
+      await expect(failed).rejects.toThrow(ListenError)
+      await expect(failed).rejects.toThrow(/no socket has this name; remove it/)
+      expect(existsSync(taken)).toBe(true)
+    }
   })
 
   test('on a port that is in use says so, and leaves no other socket open', async () => {

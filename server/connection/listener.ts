@@ -113,7 +113,9 @@ export async function listen(
 ): Promise<Listener> {
   if (endpoint.kind === 'unix') {
     await checkDirectory(endpoint)
-    await removeStaleSocket(endpoint.path)
+    await removeStaleSocket(endpoint.path).catch(error => {
+      throw listenError(endpoint, error as NodeJS.ErrnoException)
+    })
   }
   let isUnix = false
   const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, accepted => {

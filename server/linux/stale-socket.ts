@@ -1,10 +1,24 @@
 import { stat, unlink } from 'node:fs/promises'
 import { connect } from 'node:net'
 
-/** Removes the socket file of a server that is gone: nobody answers there. Anything else at this path stays. */
+/** At the path of a socket is something else. */
+export class NoSocketError extends Error {
+  override readonly name = 'NoSocketError'
+  readonly code = 'ENOTSOCK'
+
+  constructor() {
+    super('a file or directory that is no socket has this name; remove it, or give another path')
+  }
+}
+
+/**
+ * Removes the socket file of a server that is gone: nobody answers there. Anything else at this path stays.
+ * @throws NoSocketError: nobody can listen there
+ */
 export async function removeStaleSocket(path: string): Promise<void> {
   const found = await stat(path).catch(() => undefined)
-  if (!found?.isSocket()) return
+  if (found === undefined) return
+  if (!found.isSocket()) throw new NoSocketError()
   const isAlive = await new Promise<boolean>(resolve => {
     const probe = connect(path)
     probe.on('connect', () => {
