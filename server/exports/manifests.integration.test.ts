@@ -140,8 +140,8 @@ describe('at start', () => {
   })
 
   test.each([
-    ['is not there', 'nowhere', /nowhere.*ENOENT/],
-    ['is a file', 'file', /file.*ENOTDIR/],
+    ['is not there', 'nowhere', /^--disks: .*nowhere cannot be followed: it does not exist/],
+    ['is a file', 'file', /^--disks: .*file cannot be followed: it is not a directory/],
   ])('a directory that %s is an error that names it', async (_, name, message) => {
     write('file', '')
     const opening = watchManifests(join(directory, name), { onChange() {}, onError() {} })

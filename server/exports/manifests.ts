@@ -46,6 +46,12 @@ const RETRY_INTERVAL = 500
 const MAX_RESCAN_SHARE = 1 / 20
 /** More names than this are not remembered: all files are looked at. */
 const MAX_PENDING = 1000
+/** Why a directory cannot be read, by the code of the error. */
+const REASONS: ReadonlyMap<string, string> = new Map([
+  ['ENOENT', 'it does not exist'],
+  ['ENOTDIR', 'it is not a directory'],
+  ['EACCES', 'it may not be read'],
+])
 
 /**
  * Reads the manifests of a directory, regular files or symlinks to them named `*.yaml`, `*.yml` or `*.json`,
@@ -141,8 +147,10 @@ export async function watchManifests(directory: string, options: ManifestsOption
   }
 
   function failed(error: unknown): ManifestsError {
-    const reason = error instanceof Error ? error.message : String(error)
-    return new ManifestsError(`The manifests in ${directory} cannot be followed: ${reason}`, { cause: error })
+    const { code = '', message } =
+      error instanceof Error ? (error as NodeJS.ErrnoException) : { message: String(error) }
+    const reason = REASONS.get(code) ?? message
+    return new ManifestsError(`--disks: ${directory} cannot be followed: ${reason}`, { cause: error })
   }
 
   const first = scan()
