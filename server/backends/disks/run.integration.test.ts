@@ -160,6 +160,15 @@ test('The reason stands before the usage that mkfs.xfs prints', () => {
   expect(reasonOf(' \n\r\n')).toBeUndefined()
 })
 
+test('The reason is whole where mkfs.ext4 has wrapped it', () => {
+  const said =
+    'mke2fs 1.47\nmkfs.ext4: Device size reported to be zero.  Invalid partition, or\n\tit was not read\n\tagain.\n\n'
+  expect(reasonOf(said)).toBe(
+    'mkfs.ext4: Device size reported to be zero.  Invalid partition, or it was not read again.',
+  )
+  expect(reasonOf('one\n two\n')).toBe('two')
+})
+
 test('The reason is one short line without control characters', () => {
   fc.assert(
     fc.property(fc.string({ unit: 'binary', maxLength: 500 }), stderr => {

@@ -29,10 +29,12 @@ const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu
 
 /**
  * The line of stderr that says why a program failed: the last that is not empty, at most 300 characters,
- * without control characters. Programs that end with a page of usage (mkfs.xfs) have said it before that.
+ * without control characters. Programs that end with a page of usage (mkfs.xfs) have said it before that, and those that
+ * wrap what they say (mkfs.ext4) begin the rest of it with a tab.
  */
 export function reasonOf(stderr: string): string | undefined {
   const lines = stderr
+    .replace(/[\r\n]+\t+(?=\S)/g, ' ')
     .split(/[\r\n]+/)
     .map(line => line.replace(UNPRINTABLE, ' ').trim())
     .filter(line => line !== '')
