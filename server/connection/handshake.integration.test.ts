@@ -338,6 +338,40 @@ describe('LIST', () => {
   })
 })
 
+describe('A client that has said its last word (FIN)', () => {
+  test('gets the answers to what it asked before', async () => {
+    const server = await serve()
+    const client = await greet(await server.connect(), CLIENT_FLAGS)
+    client.send(option(STRUCTURED_REPLY), option(99, Buffer.alloc(10)), option(LIST))
+    client.hangUp()
+    expect(await takeOptionReply(client)).toMatchObject({ option: STRUCTURED_REPLY, type: ACK })
+    expect(await takeOptionReply(client)).toMatchObject({ option: 99, error: ERR.UNSUP })
+    expect((await takeOptionReplies(client)).at(-1)).toMatchObject({ option: LIST, type: ACK })
+    expect(await client.rest()).toHaveLength(0)
+    await allGone(server)
+  })
+
+  test('gets the acknowledgement of its ABORT', async () => {
+    const server = await serve()
+    const client = await greet(await server.connect(), CLIENT_FLAGS)
+    client.send(option(LIST), option(ABORT))
+    client.hangUp()
+    await takeOptionReplies(client)
+    expect(await takeOptionReply(client)).toMatchObject({ option: ABORT, type: ACK })
+    expect(await client.over).toBe(false)
+  })
+
+  test('gets no disk', async () => {
+    const server = await serve()
+    const client = await greet(await server.connect(), CLIENT_FLAGS)
+    client.send(option(LIST), option(GO, goPayload('disk')))
+    client.hangUp()
+    await takeOptionReplies(client)
+    expect(await client.rest()).toHaveLength(0)
+    await allGone(server)
+  })
+})
+
 describe('Bytes behind GO in the same segment', () => {
   test('are requests', async () => {
     const client = await (await serve()).connect()

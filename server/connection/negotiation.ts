@@ -46,6 +46,11 @@ export interface NegotiationEvents {
   ended(error: Error | undefined): void
 }
 
+/** What a client may have to wait long for. */
+const MAY_MAKE_A_DISK: ReadonlySet<number> = new Set([OPT.GO, OPT.INFO, OPT.EXPORT_NAME])
+
+const leftEarly = () => new ProtocolViolation('The client left during the handshake.')
+
 const newState = (): NegotiationState => ({ framing: FRAMING.SIMPLE, metaContext: undefined })
 
 /** The export's name in an option that has one, for the log. */
@@ -69,8 +74,11 @@ export class Negotiation implements Receiver {
   #fixedNewstyle = false
   #budget = MAX_OPTIONS
   #busy = false
+  #asking = false
   #securing = false
   #stopping = false
+  /** The client has said its last word, and has the answers to its questions still to get. */
+  #finished = false
   #error: Error | undefined
 
   constructor(
@@ -116,8 +124,10 @@ export class Negotiation implements Receiver {
     return this.#busy || this.#channel.congested
   }
 
+  /** Who waits for a disk and closes has gone; who has only asked (`printf ... | nc -N`) may still read. */
   ended(): void {
-    this.#fail(new ProtocolViolation('The client left during the handshake.'))
+    if (this.#asking && !this.#stopping) this.#finished = true
+    else this.#fail(leftEarly())
   }
 
   drained(): void {
@@ -213,6 +223,7 @@ export class Negotiation implements Receiver {
 
   async #work(option: number, payload: Buffer): Promise<void> {
     this.#busy = true
+    this.#asking = !MAY_MAKE_A_DISK.has(option)
     this.#events.working(true)
     try {
       const answer = await answerOption(option, payload, this.#state, this.#context)
@@ -222,9 +233,13 @@ export class Negotiation implements Receiver {
       else this.#fail(error instanceof Error ? error : new Error('The handshake failed.', { cause: error }))
     }
     this.#busy = false
+    this.#asking = false
     if (this.#phase === 'over') return
     this.#events.working(false)
     this.#channel.proceed()
+    if (!this.#finished || this.#asking || this.#phase !== 'options') return
+    this.#error ??= leftEarly()
+    this.#end()
   }
 
   async #conclude(
