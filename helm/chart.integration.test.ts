@@ -193,6 +193,35 @@ describe('The chart', () => {
     ])
   })
 
+  test('keeps its own labels whatever commonLabels says, and text whatever the release is called', async () => {
+    // Both made objects that no API server takes: one key twice, and a number.
+    const labels = [
+      'commonLabels.app\\.kubernetes\\.io/part-of=platform',
+      'commonLabels.app\\.kubernetes\\.io/component=x',
+    ]
+    const objects = await render([...EVERYTHING, ...labels, 'csi.enabled=true'])
+    const [deployment] = objects.filter(({ kind }) => kind === 'Deployment')
+    const { selector, template } = deployment.spec
+    expect(template.metadata.labels).toMatchObject({
+      ...selector.matchLabels,
+      'app.kubernetes.io/part-of': 'ondemand-disk',
+      team: 'storage',
+    })
+    const text = await helm(
+      'template',
+      '7',
+      chart,
+      '--namespace',
+      NAMESPACE,
+      '--set-string',
+      'nameOverride=8',
+    )
+    for (const document of parseAllDocuments(text)) {
+      const { labels } = document.toJS().metadata
+      expect(labels).toMatchObject({ 'app.kubernetes.io/instance': '7', 'app.kubernetes.io/name': '8' })
+    }
+  })
+
   test('has examples that the API takes', () => {
     const folder = join(chart, 'examples')
     const kinds: string[] = []

@@ -157,6 +157,8 @@ describe('The CSI driver', () => {
     expect(find(objects, 'Role', `${CONTROLLER}-disks`).metadata.namespace).toBe('disks')
     const [csi] = containersOf(objects, 'Deployment', CONTROLLER)
     expect(csi.args).toContain('--namespace=disks')
+    // The class named the pool of the release's namespace, where the driver refuses to work.
+    expect(find(objects, 'StorageClass', 'disks').parameters.poolNamespace).toBe('disks')
   })
 
   test.for([

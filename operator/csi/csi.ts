@@ -50,7 +50,7 @@ export async function startCsi({ client, options, log }: CsiTerms): Promise<CsiD
       served.push(serves<NodeMethods>(definitions.node, node({ nodeId, launch })))
       watching = watchVolumes(log)
     }
-    const self = identity(volumes !== undefined, () => volumes?.isSynced ?? true)
+    const self = identity(() => volumes?.isSynced ?? true)
     const server = await listen(
       options.endpoint,
       [serves<IdentityMethods>(definitions.identity, self), ...served],

@@ -5,14 +5,17 @@ import type { Handlers } from './rpc/call.ts'
 
 export const DRIVER_NAME = 'csi.ondemanddisk.dev'
 
+/** Of the driver as it is deployed as a whole: the specification wants the same answer of every instance, whatever it serves. */
+const CAPABILITIES: readonly PluginCapability[] = [
+  { service: { type: 'CONTROLLER_SERVICE' } },
+  { volumeExpansion: { type: 'ONLINE' } },
+]
+
 /** @param isReady Can calls succeed yet? */
-export function identity(hasController: boolean, isReady: () => boolean): Handlers<IdentityMethods> {
-  const capabilities: PluginCapability[] = hasController
-    ? [{ service: { type: 'CONTROLLER_SERVICE' } }, { volumeExpansion: { type: 'ONLINE' } }]
-    : []
+export function identity(isReady: () => boolean): Handlers<IdentityMethods> {
   return {
     GetPluginInfo: async () => ({ name: DRIVER_NAME, vendorVersion: packageJson.version }),
-    GetPluginCapabilities: async () => ({ capabilities }),
+    GetPluginCapabilities: async () => ({ capabilities: CAPABILITIES }),
     Probe: async () => ({ ready: { value: isReady() } }),
   }
 }

@@ -17,7 +17,7 @@ containers:
     command: [node, /hooks/hooks.mjs, {{ $task }}]
     env:
       - name: RELEASE_NAMESPACE
-        value: {{ .Release.Namespace }}
+        value: {{ .Release.Namespace | quote }}
       - name: DEPLOYMENT
         value: {{ include "ondemand-disk.fullname" . }}
       - name: WATCH_NAMESPACE

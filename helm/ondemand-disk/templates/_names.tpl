@@ -31,29 +31,30 @@
 
 {{/* What finds the operator's pods; never changes during a release's life. */}}
 {{- define "ondemand-disk.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "ondemand-disk.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "ondemand-disk.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
 {{- end }}
 
 {{/* What finds the pods of a part of the CSI driver: the list of . and the part. */}}
 {{- define "ondemand-disk.csiSelectorLabels" -}}
 {{- $root := index . 0 -}}
-app.kubernetes.io/name: {{ include "ondemand-disk.name" $root }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/name: {{ include "ondemand-disk.name" $root | quote }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
+{{/* The chart's own win: a key that stands twice is refused, and selectors count on them. */}}
 {{- define "ondemand-disk.labels" -}}
-app.kubernetes.io/name: {{ include "ondemand-disk.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/part-of: ondemand-disk
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $own := dict
+  "app.kubernetes.io/name" (include "ondemand-disk.name" .)
+  "app.kubernetes.io/instance" .Release.Name
+  "app.kubernetes.io/part-of" "ondemand-disk"
+  "app.kubernetes.io/version" .Chart.AppVersion
+  "app.kubernetes.io/managed-by" .Release.Service
+  "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_")
+}}
+{{- toYaml (merge $own (omit .Values.commonLabels "app.kubernetes.io/component")) }}
 {{- end }}
 
 {{/* Pod Security "restricted". The user's number is the image's. */}}
