@@ -4,7 +4,8 @@ import { createServer, type ListenOptions, type Server, type Socket } from 'node
 import { dirname } from 'node:path'
 import { describeTcpAddress, type TcpAddress, tcpListenOptions } from '../linux/listen-address.ts'
 import { removeStaleSocket } from '../linux/stale-socket.ts'
-import { configureTcp, configureUnix, type Liveness } from '../linux/syscalls.ts'
+import { configureTcp, configureUnix, type Liveness, socketKind } from '../linux/syscalls.ts'
+import { unixSocketPath } from '../linux/unix-path.ts'
 import { type DescriptorHandle, takeHandle } from './handle.ts'
 import { type Client, tcpClient, unixClient } from './peer.ts'
 
@@ -59,8 +60,10 @@ function listenError(endpoint: Endpoint, error: NodeJS.ErrnoException): ListenEr
   })
 }
 
-function uriOf(server: Server, endpoint: Endpoint): string {
-  const address = server.address()
+/** Node knows the path of a unix socket only where it has bound it itself. */
+async function uriOf(server: Server, endpoint: Endpoint): Promise<string> {
+  const isGiven = endpoint.kind === 'descriptor' && isUnixSocket(endpoint)
+  const address = isGiven ? ((await unixSocketPath(endpoint.descriptor)) ?? null) : server.address()
   if (typeof address === 'string')
     return `nbd+unix:///?socket=${encodeURIComponent(address).replaceAll('%2F', '/')}`
   if (address === null) return describe(endpoint)
@@ -74,6 +77,15 @@ async function checkDirectory(endpoint: Endpoint & { kind: 'unix' }): Promise<vo
   } catch (error) {
     throw listenError(endpoint, error as NodeJS.ErrnoException)
   }
+}
+
+const isUnixSocket = (endpoint: Endpoint): boolean =>
+  endpoint.kind === 'unix' || (endpoint.kind === 'descriptor' && socketKind(endpoint.descriptor).isUnix)
+
+function checkDescriptor(endpoint: Endpoint & { kind: 'descriptor' }): void {
+  if (socketKind(endpoint.descriptor).accepts) return
+  const problem = 'it is no stream socket that listens; its unit needs ListenStream= and Accept=no'
+  throw new ListenError(`Cannot listen on ${describe(endpoint)}: ${problem}.`, 'EINVAL')
 }
 
 function listenOptions(endpoint: Endpoint): ListenOptions & { fd?: number } {
@@ -117,7 +129,8 @@ export async function listen(
       throw listenError(endpoint, error as NodeJS.ErrnoException)
     })
   }
-  let isUnix = false
+  if (endpoint.kind === 'descriptor') checkDescriptor(endpoint)
+  const isUnix = isUnixSocket(endpoint)
   const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, accepted => {
     const adopted = adopt(accepted, isUnix)
     if (adopted !== undefined) accept(adopted.handle, adopted.client)
@@ -126,10 +139,9 @@ export async function listen(
     server.once('error', error => reject(listenError(endpoint, error)))
     server.listen(listenOptions(endpoint), resolve)
   })
-  isUnix = typeof server.address() === 'string'
   server.on('error', onError)
   return {
-    uri: uriOf(server, endpoint),
+    uri: await uriOf(server, endpoint),
     close: () => new Promise(resolve => server.close(() => resolve())),
   }
 }

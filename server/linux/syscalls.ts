@@ -320,6 +320,26 @@ export function peerProcess(fd: number): { pid: number; uid: number; gid: number
   return { pid: scratch.readInt32LE(0), uid: scratch.readUInt32LE(4), gid: scratch.readUInt32LE(8) }
 }
 
+const SO_TYPE = 3
+const SO_ACCEPTCONN = 30
+const SO_DOMAIN = 39
+const AF_UNIX = 1
+const SOCK_STREAM = 1
+
+function socketOption(fd: number, name: number): number {
+  scratch.writeUInt32LE(4, 32)
+  if (getsockopt(fd, SOL_SOCKET, name, scratchAddress, scratchAddress + 32) !== 0) {
+    throw new SystemCallError(`getsockopt(${name})`, lastErrno())
+  }
+  return scratch.readInt32LE(0)
+}
+
+/** Whether clients can be accepted from a socket, and whether these are of this machine (AF_UNIX). */
+export function socketKind(fd: number): { readonly accepts: boolean; readonly isUnix: boolean } {
+  const accepts = socketOption(fd, SO_TYPE) === SOCK_STREAM && socketOption(fd, SO_ACCEPTCONN) !== 0
+  return { accepts, isUnix: socketOption(fd, SO_DOMAIN) === AF_UNIX }
+}
+
 const POLLERR = 0x008
 const POLLHUP = 0x010
 const POLLRDHUP = 0x2000
