@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import './cli/thread-pool.ts'
 import './cli/first-signals.ts'
+import './cli/standard-output.ts'
 import { requestedText } from './cli/help.ts'
 import { UsageError } from './cli/options.ts'
 import { printable } from './cli/printable.ts'
@@ -39,6 +40,8 @@ try {
   await run(process.argv.slice(2))
 } catch (error) {
   const message = error instanceof Error ? error.message : String(error)
+  // The exit code says it also to who cannot be told.
+  process.stderr.on('error', () => undefined)
   process.stderr.write(`ondemand-disk: ${printable(message)}\n`)
   process.exitCode =
     error instanceof UsageError || (error instanceof Error && error.name === 'UriError')
