@@ -7,7 +7,7 @@ import { Socket } from 'node:net'
 import { ERRNO } from '../linux/errno.ts'
 import { LINGER_TURN_MS, Lingering } from '../linux/lingering.ts'
 import { readInto, replaceDescriptor, socketPair } from '../linux/mount.ts'
-import { lastErrno } from '../linux/syscalls.ts'
+import { lastErrno, yieldProcessor } from '../linux/syscalls.ts'
 import { sendReply } from './device.ts'
 import { PENDING } from './disk.ts'
 import { Exchange, FOR_SOCKETS } from './exchange.ts'
@@ -205,7 +205,8 @@ class EventLoopDevice implements EventDevice {
     if (this.#isOver || this.#next === undefined || !this.#isIdle) return -1
     const { inputAddress, input } = this.#next
     const until = Math.min(this.#lingering.until(), end)
-    while (performance.now() < until) {
+    if (until === 0) return -1
+    for (;;) {
       const length = readInto(this.#device, inputAddress, input.length)
       if (length >= 0) {
         this.#lingering.answered()
@@ -213,8 +214,10 @@ class EventLoopDevice implements EventDevice {
       }
       // The socket meets any other error by itself.
       if (lastErrno() !== ERRNO.EAGAIN && lastErrno() !== ERRNO.EINTR) return -1
+      if (performance.now() >= until) return -1
+      // The program that was answered may need it to ask again.
+      yieldProcessor()
     }
-    return -1
   }
 
   /** Takes all requests that are there. */
