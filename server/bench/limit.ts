@@ -34,7 +34,7 @@ const JOBS: readonly { readonly job: FioJob; readonly isCold?: true }[] = [
 ]
 
 for (const { job, isCold } of JOBS) {
-  if (isCold) await drop(disk)
+  if (isCold) drop(disk)
   else warm(disk)
   const { rate, throughput, clientBusy } = await fioOnFile(job, disk, SECONDS)
   process.stdout.write(

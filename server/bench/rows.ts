@@ -14,10 +14,10 @@ const BESIDE_ONDEMAND: readonly ServerName[] = ['ondemand-disk', 'nbdkit ondeman
 /** A file and how it is found in the page cache when a measurement begins: all of it and clean, or not at all. */
 type Cache = 'cached' | 'dropped'
 
-async function prepare(cache: Cache, disks: readonly string[], { directory }: Place): Promise<void> {
+function prepare(cache: Cache, disks: readonly string[], { directory }: Place): void {
   for (const disk of disks) {
     if (cache === 'cached') warm(join(directory, disk))
-    else await drop(join(directory, disk))
+    else drop(join(directory, disk))
   }
 }
 
@@ -49,7 +49,7 @@ function fioRow(row: FioRow): Row {
     transport,
     disks,
     async measure(server, place) {
-      await prepare(cache, names, place)
+      prepare(cache, names, place)
       const before = cpuMicros(server.pids)
       const uris = names.map(name => server.uri(name))
       const { rate, throughput, requests, clientBusy } = await fio(job, uris, place.seconds)
@@ -134,7 +134,7 @@ function copyRow(row: CopyRow): Row {
     transport,
     disks: direction === 'from' ? { [disk]: size } : { [disk]: size, [`${disk}-source`]: size },
     async measure(server, place) {
-      await prepare('cached', [disk], place)
+      prepare('cached', [disk], place)
       const source = join(place.directory, `${disk}-source`)
       if (direction === 'to') warm(source)
       const uri = server.uri(disk)
@@ -247,8 +247,8 @@ function disturbedRow(name: string, what: string, disturbance: FioJob, cache: Ca
     transport: 'tcp',
     disks: { disk: GIB, other: GIB },
     async measure(server: Server, place: Place): Promise<Measurement> {
-      await prepare('cached', ['disk'], place)
-      await prepare(cache, ['other'], place)
+      prepare('cached', ['disk'], place)
+      prepare(cache, ['other'], place)
       const other = startFio(disturbance, server.uri('other'))
       const ended = finished(other)
       try {
