@@ -66,6 +66,8 @@ export interface BlockSizes {
  */
 export interface Backend<Handle = unknown> {
   readonly apiVersion: number
+  /** `pread` can use a passage, which takes an allocation to offer. Not for modules of the user's own. Default: it cannot. */
+  readonly usesPassages?: boolean
 
   /** Opens, and makes if need be, the disk of this export name. */
   open(exportName: string, context: OpenContext): Handle | Promise<Handle>
@@ -78,7 +80,7 @@ export interface Backend<Handle = unknown> {
   sizeNow?(handle: Handle): number
   /**
    * Reads `length` bytes at `offset` into `target` from index `start`. The target is lent until the operation ends.
-   * `passage`, which a module of the user's own does not get: another way for all of the data.
+   * `passage`, only where `usesPassages`: another way for all of the data.
    */
   pread(
     handle: Handle,

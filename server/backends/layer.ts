@@ -155,6 +155,7 @@ export function fillIn<Inner>(backend: Backend<Inner>, options: FillOptions): La
   const filled = {
     ...operationsOf(backend, foreign),
     apiVersion: backend.apiVersion,
+    usesPassages: !foreign && backend.usesPassages === true,
     preadNow: immediateRead(backend, foreign),
     pwriteNow: immediateWrite(backend),
     open,

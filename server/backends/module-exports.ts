@@ -19,7 +19,7 @@ export type ConfigKeys = Readonly<Record<string, ConfigKey>>
 export type Config = Readonly<Record<string, unknown>>
 
 /** What the exports of a module are, all together. */
-export interface BackendModule<Handle = unknown> extends Backend<Handle> {
+export interface BackendModule<Handle = unknown> extends Omit<Backend<Handle>, 'usesPassages'> {
   /** What the backend is, in a sentence, for `ondemand-disk backends`. */
   readonly description?: string
   readonly configKeys?: ConfigKeys

@@ -296,7 +296,7 @@ export class Transmission implements Receiver, PayloadOwner {
     this.#waitingBytes += buffer.length
     outbox.buffer.copy(buffer, HEADER_ROOM, start, start + read)
     const from = HEADER_ROOM + read
-    if (read === 0) offerPassage(this.#channel, request)
+    if (read === 0 && backend.usesPassages) offerPassage(this.#channel, request)
     try {
       const { passage } = request
       follow(backend.pread(handle, buffer, from, length - read, offset + read, request, passage), request)

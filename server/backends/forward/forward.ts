@@ -93,6 +93,7 @@ export function createForwardBackend(config: ForwardConfig): Backend<NbdClient> 
 
   return {
     apiVersion: API_VERSION,
+    usesPassages: true,
 
     open: (exportName: string, { signal }: OpenContext) => shared?.take() ?? connectFor(exportName, signal),
     close: client => (shared ? shared.give(client) : client.close()),

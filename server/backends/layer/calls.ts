@@ -27,15 +27,7 @@ export function guardedCalls<Inner>(backend: Backend<Inner>, foreign: boolean) {
       if (foreign) target.fill(0, start, start + length)
       let outcome: unknown
       try {
-        outcome = backend.pread(
-          handle.inner,
-          target,
-          start,
-          length,
-          offset,
-          call,
-          foreign ? undefined : passage,
-        )
+        outcome = backend.pread(handle.inner, target, start, length, offset, call, passage)
       } catch (thrown) {
         return call.threw(thrown)
       }
