@@ -22,6 +22,8 @@ import { describeAddress, type NbdAddress } from './uri.ts'
 
 /** A vanished server is noticed after 10 + 3 * 5 = 25 s, well before the 30 s that requests wait for a reconnect. */
 const LIVENESS: Liveness = { idle: 10, interval: 5, probes: 3, unacknowledged: 25 }
+/** Bytes of requests that a unix socket holds: a large write is sent in one piece. */
+const UNIX_REQUESTS = 2 ** 18
 
 // Safe to share, because libuv fills it and calls back without a pause between.
 const shared = Buffer.allocUnsafeSlow(256 * 2 ** 10)
@@ -132,7 +134,7 @@ export class Wire {
     if (this.#fd >= 0) {
       try {
         if (this.address.kind === 'tcp') configureTcp(this.#fd, LIVENESS)
-        else configureUnix(this.#fd)
+        else configureUnix(this.#fd, UNIX_REQUESTS)
       } catch (error) {
         // Broken already: the socket tells so by itself, and in its own words.
         if (!(error instanceof SystemCallError)) throw error

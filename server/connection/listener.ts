@@ -12,6 +12,11 @@ import { type Client, tcpClient, unixClient } from './peer.ts'
 /** A vanished client is noticed after 10 + 3 * 5 = 25 s, within the 30 s that are promised. */
 const LIVENESS: Liveness = { idle: 10, interval: 5, probes: 3, unacknowledged: 25 }
 const BACKLOG = 1024
+/**
+ * Bytes of replies that a unix socket holds. Several large ones have room, so that a server does not go to sleep between
+ * them: one that sends two of 256 KiB into room for just one of them does for the rest of each second one.
+ */
+const UNIX_REPLIES = 2 ** 20
 
 /** Where to listen: an address and port, a path, or a descriptor that is listening already. */
 export type Endpoint =
@@ -104,7 +109,7 @@ function adopt(accepted: Socket, isUnix: boolean): { handle: DescriptorHandle; c
   if (handle === undefined) return undefined
   try {
     const client = isUnix ? unixClient(handle.fd) : tcpClient(remoteAddress, remotePort)
-    if (isUnix) configureUnix(handle.fd)
+    if (isUnix) configureUnix(handle.fd, UNIX_REPLIES)
     else configureTcp(handle.fd, LIVENESS)
     return { handle, client }
   } catch {

@@ -301,14 +301,12 @@ export function configureTcp(fd: number, liveness: Liveness): void {
 }
 
 const SO_SNDBUF = 7
-const UNIX_BUFFER_BYTES = 2 ** 18
-
 /**
- * Lets a unix socket hold more than the kernel's 208 KiB, of which a part is for its own records: a reply or a request of
- * 256 KiB is sent in one piece then. The kernel doubles the number, and cuts it down to net.core.wmem_max.
+ * Lets a unix socket hold so many bytes that wait to be received, and as many again for the kernel's own records. The
+ * kernel cuts the number down to net.core.wmem_max.
  */
-export function configureUnix(fd: number): void {
-  setSocketOption(fd, SOL_SOCKET, SO_SNDBUF, UNIX_BUFFER_BYTES)
+export function configureUnix(fd: number, bytes: number): void {
+  setSocketOption(fd, SOL_SOCKET, SO_SNDBUF, bytes)
 }
 
 /** Process at the other end of a connected unix socket, as it was when it connected (SO_PEERCRED). */
