@@ -29,6 +29,14 @@ import { checkout } from '../harness.ts'
 import { type ControlPlane, startControlPlane } from './control-plane.ts'
 import { type JobEnd, type StubNode, startStubNode } from './stub-node.ts'
 
+const RESOURCE_QUOTAS: Resource = {
+  group: '',
+  version: 'v1',
+  kind: 'ResourceQuota',
+  plural: 'resourcequotas',
+  namespaced: true,
+}
+
 /** For one thing to happen, on a machine that has much else to do, in ms. */
 const PATIENCE = 90_000
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 20 * 60_000 })
@@ -362,6 +370,41 @@ describe('What cannot be made says why', () => {
     // That it goes is noticed long before the pool would be looked at again.
     await client.delete(SERVICES, { namespace, name: 'lab' })
     await waitFor(POOLS, { namespace, name: 'lab' }, 'Ready', 'True', 'Ready')
+  })
+
+  test('an object of the pool that the API server does not take', async () => {
+    const namespace = await makeNamespace('untaken')
+    const ref = { namespace, name: 'lab' }
+    await pool(namespace, { server: { serviceType: 'NodePort', nodePort: 80 } })
+    expect(await waitFor(POOLS, ref, 'Ready', 'False', 'InvalidSpec')).toMatch(/^spec\.server: .*nodePort/)
+    await client.patch(POOLS, ref, 'merge', { spec: { server: { nodePort: null } } })
+    await waitFor(POOLS, ref, 'Ready', 'True', 'Ready')
+    await client.patch(POOLS, ref, 'merge', { spec: { server: { podLabels: { 'no key': 'x' } } } })
+    expect(await waitFor(POOLS, ref, 'Ready', 'False', 'InvalidSpec')).toMatch(/^spec\.server: .*no key/)
+  })
+
+  test('a Job that the namespace has no place for, which is not asked for over and over', async () => {
+    const namespace = await makeNamespace('crammed')
+    const quota = { namespace, name: 'no-jobs' }
+    await client.create(RESOURCE_QUOTAS, {
+      apiVersion: 'v1',
+      kind: 'ResourceQuota',
+      metadata: quota,
+      spec: { hard: { 'count/jobs.batch': '0' } },
+    } as never)
+    // What the controller-manager would do.
+    const counted = { hard: { 'count/jobs.batch': '0' }, used: { 'count/jobs.batch': '0' } }
+    await client.patch(RESOURCE_QUOTAS, quota, 'merge', { status: counted }, { subresource: 'status' })
+    await pool(namespace)
+    await waitFor(POOLS, { namespace, name: 'lab' }, 'Ready', 'True', 'Ready')
+    await disk(namespace, 'alice')
+    const message = await waitFor(DISKS, { namespace, name: 'alice' }, 'Ready', 'False', 'JobRefused')
+    expect(message).toContain('exceeded quota')
+    await new Promise(resolve => setTimeout(resolve, 5000))
+    const { status } = await client.get(DISKS, { namespace, name: 'alice' })
+    expect(status?.attempts).toBeLessThan(20)
+    await client.delete(RESOURCE_QUOTAS, quota)
+    await waitFor(DISKS, { namespace, name: 'alice' }, 'Ready', 'True', 'Ready')
   })
 
   test('a claim that is not ours stands in the way', async () => {

@@ -42,6 +42,7 @@ export function startControllers({ client, events, options, log }: ControllersTe
       disk(event) {
         const { object } = event
         notePlace(world, event)
+        if (event.type === 'deleted') world.refusedJobs.delete(object.metadata.uid ?? '')
         diskQueue.add(keyOf(object), isSettled(object) ? priorityOf(event) : 'news')
         lookAtCopies(object)
         if (event.type !== 'updated' || countsAnew(event.old, object))

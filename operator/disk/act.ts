@@ -2,7 +2,7 @@
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { writeStatus } from '../kube/conditions.ts'
 import type { EventRecorder } from '../kube/events.ts'
-import { hasCode, unlessGone } from '../kube/kube-error.ts'
+import { hasCode, isRefusal, unlessGone } from '../kube/kube-error.ts'
 import { CONFIG_MAPS, JOBS, type Job, type OwnerReference } from '../kube/objects.ts'
 import { keyOf } from '../kube/store.ts'
 import { makeJob } from '../pool/make-job.ts'
@@ -91,8 +91,12 @@ async function take(
   }
 }
 
+/** How long a Job that the API server has not taken waits for the next try, in ms; twice as long each time, at most so long. */
+const FIRST_REFUSED_MS = 5000
+const MAX_REFUSED_MS = 60_000
+
 async function startJob(
-  { client, freshJobs }: World,
+  { client, freshJobs, refusedJobs, now }: World,
   { validPool: pool, isOneNode }: SeenDisk,
   disk: OnDemandDisk,
   attempt: number,
@@ -110,7 +114,13 @@ async function startJob(
   const terms = { pool, name: job, object, owner, labels, attempt, generation, args, besideServer: isOneNode }
   try {
     freshJobs.note(await client.create(JOBS, makeJob(terms, settings) as Job, { signal }))
+    refusedJobs.delete(uid)
   } catch (error) {
+    if (isRefusal(error)) {
+      const tries = (refusedJobs.get(uid)?.tries ?? 0) + 1
+      const again = now() + Math.min(FIRST_REFUSED_MS * 2 ** Math.min(tries - 1, 20), MAX_REFUSED_MS)
+      refusedJobs.set(uid, { message: error.details?.message ?? error.message, tries, again })
+    }
     // It was there, and is looked at again.
     if (!hasCode(error, 'AlreadyExists')) throw error
   }

@@ -55,6 +55,7 @@ export async function observeDisk(world: World, key: string): Promise<SeenDisk |
     },
     source: viewSource(world, disk),
     job: jobView,
+    refusedJob: refusedJob(world, disk),
     now: world.now(),
     validPool: validPool instanceof InvalidSpecError ? undefined : validPool,
     jobUid: job?.metadata.uid,
@@ -218,6 +219,11 @@ function viewSource(world: World, { metadata, spec }: OnDemandDisk): SourceView 
   }
   if (!isTrue(disk, 'Provisioned')) return { state: 'not ready', message: 'is not made yet.' }
   return { state: 'ready', uid, poolName, size: Math.max(disk.status?.size ?? 0, sizeOf(disk)), filesystem }
+}
+
+function refusedJob(world: World, { metadata: { uid = '' } }: OnDemandDisk): DiskObserved['refusedJob'] {
+  const refused = world.refusedJobs.get(uid)
+  return refused && { message: refused.message, restMs: refused.again - world.now() }
 }
 
 /** Another disk that has the export name: one that is served, else the oldest. */

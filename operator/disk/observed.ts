@@ -20,6 +20,8 @@ export interface DiskObserved {
   readonly refusal?: Refusal | undefined
   /** With `spec.source`, until the disk is made. */
   readonly source?: SourceView | undefined
+  /** Why the API server has not taken the Job, and in how many ms it is worth asking again. */
+  readonly refusedJob?: { readonly message: string; readonly restMs: number } | undefined
   /** Object name of another disk of the pool that has the export name by right. */
   readonly nameHolder?: string | undefined
   /** ms since 1970. */

@@ -50,6 +50,7 @@ function setUp(disks: readonly OnDemandDisk[], onDemand: object = {}) {
     starting: new Set(),
     snapshots: new ObjectStore(SNAPSHOT_INDEXERS),
     startingSnapshots: new Map(),
+    refusedJobs: new Map(),
   } as unknown as World
   /** As the watch brings it. */
   const set = (each: OnDemandDisk) => store.set(each).forEach(event => void notePlace(world, event))

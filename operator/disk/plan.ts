@@ -134,9 +134,11 @@ function make(observed: DiskObserved, { spec }: OnDemandDisk): Plan {
       const problem = obstacle(observed, spec)
       if (problem) return notReady(observed, ...problem)
       if (!pool.isReachable) return notReady(observed, 'PoolNotReady')
+      if (observed.refusedJob && observed.refusedJob.restMs > 0)
+        return refused(disk, observed.refusedJob.message, observed.refusedJob.restMs)
       const unfit = objectProblem(objectOf(disk), 'spec')
       if (unfit !== undefined) return notReady(observed, 'InvalidSpec', unfit)
-      return start(disk)
+      return start(disk, observed.refusedJob === undefined)
     }
   }
 }
@@ -174,12 +176,20 @@ function provisioning(disk: OnDemandDisk, problem?: string): ConditionChange[] {
   )
 }
 
-/** Counting the attempt changes the object: whoever has seen less than this status cannot write it, nor go on. */
-function start(disk: OnDemandDisk): Plan {
+/** What is written here has the disk looked at again at once, so that the queue's own delays would not count. */
+function refused(disk: OnDemandDisk, message: string, restMs: number): Plan {
+  return { ...failure(disk, 'JobRefused', message), requeueAfterMs: restMs }
+}
+
+/**
+ * Counting the attempt changes the object: whoever has seen less than this status cannot write it, nor go on. `isNews`:
+ * there is something else to say than before.
+ */
+function start(disk: OnDemandDisk, isNews: boolean): Plan {
   const attempt = attemptsOf(disk) + 1
   return {
     actions: [
-      status(disk, provisioning(disk), undefined, { attempts: attempt }),
+      status(disk, isNews ? provisioning(disk) : [], undefined, { attempts: attempt }),
       { kind: 'start job', attempt },
     ],
   }

@@ -131,6 +131,7 @@ class Operator {
       places: new Map(),
       starting: this.#starting,
       startingSnapshots: new Map(),
+      refusedJobs: new Map(),
       isNamespaceTerminating: async () => false,
       now: () => cluster.now,
     }

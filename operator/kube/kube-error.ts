@@ -101,6 +101,17 @@ export function hasCode(error: unknown, ...codes: readonly string[]): error is K
   return error instanceof KubeError && codes.includes(error.code)
 }
 
+/** Statuses of a client's error that another time or another state of the world would cure. */
+const PASSING = new Set([401, 404, 408, 409, 410, 429])
+
+/**
+ * Would the server say the same of the same request? An object that is not valid, a right or a quota that lacks, a
+ * policy: somebody has to do something about it.
+ */
+export function isRefusal(error: unknown): error is KubeError {
+  return error instanceof KubeError && error.status >= 400 && error.status < 500 && !PASSING.has(error.status)
+}
+
 /** What came of a request; undefined where its object is gone. */
 export async function unlessGone<T>(request: Promise<T>): Promise<T | undefined> {
   try {

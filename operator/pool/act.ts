@@ -8,6 +8,7 @@ import { CONFIG_MAPS, JOBS, type Job, PERSISTENT_VOLUME_CLAIMS } from '../kube/o
 import { ACCEPTED_ANNOTATION, FINALIZER, MANAGER, spareJobName } from '../terms/names.ts'
 import type { SeenPool } from './observe.ts'
 import type { PoolAction } from './observed.ts'
+import { type PartRefusal, partRefusal, withRefusal } from './refused.ts'
 import { PART_RESOURCES, POOLS, type World } from './world.ts'
 
 export interface PoolActTerms {
@@ -18,7 +19,7 @@ export interface PoolActTerms {
 
 /**
  * Takes the steps in their order.
- * @throws KubeError where one is refused; the rest is not taken then
+ * @throws KubeError where one is refused; of the rest only the report is made then, if nobody but a person can help
  */
 export async function actOnPool(
   terms: PoolActTerms,
@@ -26,12 +27,23 @@ export async function actOnPool(
   actions: readonly PoolAction[],
 ): Promise<void> {
   let pool = seen.pool
+  let refusal: PartRefusal | undefined
   for (const action of actions) {
-    const written = await take(terms, seen, pool, action)
-    if (!written) continue
-    pool = written
-    terms.world.freshPools.note(pool)
+    if (refusal && action.kind !== 'status') continue
+    try {
+      const step = refusal && action.kind === 'status' ? withRefusal(pool, action, refusal) : action
+      const written = await take(terms, seen, pool, step)
+      if (written) {
+        pool = written
+        terms.world.freshPools.note(pool)
+      }
+      if (refusal) break
+    } catch (error) {
+      refusal = partRefusal(action, error)
+      if (!refusal) throw error
+    }
   }
+  if (refusal) throw refusal.cause
 }
 
 /** Returns the pool where it was written. */

@@ -95,9 +95,19 @@ export interface World {
   readonly starting: Set<string>
   /** Snapshots that are: their sizes in bytes, by uid, with the pool's key. */
   readonly startingSnapshots: Map<string, { readonly pool: string; readonly size: number }>
+  /** Disks whose Job the API server does not take, by uid. */
+  readonly refusedJobs: Map<string, RefusedJob>
   isNamespaceTerminating(namespace: string): Promise<boolean>
   /** ms since 1970. */
   now(): number
+}
+
+/** A Job that the API server has not taken. */
+export interface RefusedJob {
+  readonly message: string
+  readonly tries: number
+  /** When it is worth asking again, in ms since 1970. */
+  readonly again: number
 }
 
 /** Told of every change, after the store has it. */
@@ -190,6 +200,7 @@ export function followWorld(
     places: new Map(),
     starting: new Set(),
     startingSnapshots: new Map(),
+    refusedJobs: new Map(),
     isNamespaceTerminating: namespaceWatch(client),
     now: Date.now,
     synced: Promise.all(needed).then(() => {}),

@@ -43,6 +43,10 @@ export const DISK_REASONS = {
     'A Job makes and formats the disk.',
     'It passes. If it does not, look at the Pod of the Job `odd-UID`: `kubectl get pods -l ondemanddisk.dev/disk-uid=UID`.',
   ),
+  JobRefused: row(
+    'The API server does not take the Job that makes the disk. The message says why. It is tried again.',
+    'Correct what the message tells of: a quota of the namespace, an admission policy, a right of the operator.',
+  ),
   FormatFailed: row(
     'mkfs or the command failed. The message has the last line that it wrote to standard error, and when it is tried again.',
     'Correct what the line tells of: a disk that is too small, a full volume, a command that is wrong.',
@@ -83,6 +87,10 @@ export const POOL_REASONS = {
   Ready: row('The pool serves its disks.'),
   InvalidSpec: DISK_REASONS.InvalidSpec,
   NameTaken: DISK_REASONS.NameTaken,
+  ObjectRefused: row(
+    'The API server does not take an object that the pool is made of. The message says which, and why.',
+    'Correct what the message tells of: a quota of the namespace, an admission policy, a right of the operator.',
+  ),
   Bound: row('The claim is bound to a volume.'),
   ClaimNotFound: row(
     'There is no PersistentVolumeClaim of the name `spec.storage.claimName`.',
