@@ -54,7 +54,7 @@ app.kubernetes.io/component: {{ index . 1 }}
   "app.kubernetes.io/managed-by" .Release.Service
   "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_")
 }}
-{{- toYaml (merge $own (omit .Values.commonLabels "app.kubernetes.io/component")) }}
+{{- toYaml (merge $own (omit (default dict .Values.commonLabels) "app.kubernetes.io/component")) }}
 {{- end }}
 
 {{/* Pod Security "restricted". The user's number is the image's. */}}
