@@ -253,6 +253,21 @@ describe('A disk whose Job has just begun', () => {
   })
 })
 
+// Each try wrote the count of attempts, and that news had the next one made at once.
+test('A Job that the API server does not take waits, and says so once', () => {
+  const given = (restMs: number): Given => ({
+    status: { attempts: 2 },
+    observed: { refusedJob: { message: 'exceeded quota', restMs } },
+  })
+  const waiting = planDisk(see(given(4000)))
+  expect(waiting.requeueAfterMs).toBe(4000)
+  expect(waiting.actions.map(line)).toEqual([
+    'status Provisioned=False/JobRefused Formatted=False/JobRefused Ready=False/JobRefused +Warning JobRefused',
+  ])
+  expect(ready(given(4000))?.message).toBe('exceeded quota')
+  expect(lines(given(0))).toEqual(['status attempts=3', 'start job 3'])
+})
+
 test('An object that does not fit its Job is refused by the name of the field', () => {
   const values = (value: string) =>
     Object.fromEntries(Array.from({ length: 64 }, (_, index) => [`v${index}`, value]))
