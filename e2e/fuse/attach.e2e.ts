@@ -229,6 +229,22 @@ test('A socket that is named from the working directory is found there, and has 
   expect(await daemonOf(absolute)).toBe(-1)
 })
 
+test('A plain user is told that only root sees and detaches disks, where there are any', async () => {
+  await using dir = await scratch()
+  await using server = await serve(dir)
+  const asPlainUser = (...args: readonly string[]) => {
+    const command = [process.execPath, join(checkout, 'server/main.ts'), ...args]
+    return run('setpriv', ['--reuid', '65534', '--regid', '65534', '--clear-groups', ...command])
+  }
+  await using disk = await attach(server.uri('alice'))
+  for (const args of [['attached'], ['detach', disk.device], ['detach', server.uri('alice')]]) {
+    const { status, stderr } = await asPlainUser(...args)
+    expect(stderr).toContain('Run this as root')
+    expect(status).toBe(1)
+  }
+  expect(await isConfigured(disk.device)).toBe(true)
+})
+
 test('What cannot be attached is refused by one line, and leaves nothing', async () => {
   await using dir = await scratch()
   await using server = await startServer(['--dir', dir.path, '--size', '64M', '--read-only'])

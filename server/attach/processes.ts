@@ -1,7 +1,8 @@
 /** The processes that serve devices, found among all processes of the machine by what the kernel says of them. */
 import { access, readdir, readFile, readlink } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { AttachedDisk, AttachTerms } from './attached-disk.ts'
+import { codeOf } from '../client/errors.ts'
+import { AttachError, type AttachedDisk, type AttachTerms } from './attached-disk.ts'
 
 /** The program that such a process runs. */
 export const DAEMON_PROGRAM = join(import.meta.dirname, 'daemon.ts')
@@ -13,13 +14,24 @@ export function daemonArguments(uri: string, { readOnly, deadAfterMs, tag }: Att
   return tag === undefined ? words : [...words, tag]
 }
 
-/** Processes come and go, and those of other users are closed to us. */
+/** Processes come and go. */
 const orNothing = <Value>(promise: Promise<Value>, nothing: Value): Promise<Value> =>
   promise.catch(() => nothing)
 
-/** The loop device that a process has open, or leads to, and that has a file behind it. */
+/** The descriptors of a process. @throws AttachError EACCES: it is another user's, and what it serves cannot be seen */
+async function descriptorsOf(pid: string): Promise<string[]> {
+  try {
+    return await readdir(`/proc/${pid}/fd`)
+  } catch (cause) {
+    if (codeOf(cause) !== 'EACCES') return []
+    const problem = `Cannot see which device process ${pid} serves. Run this as root.`
+    throw new AttachError('EACCES', problem, { cause })
+  }
+}
+
+/** The loop device that a process has open, or leads to, and that has a file behind it. @throws AttachError EACCES */
 async function deviceOf(pid: string): Promise<string | undefined> {
-  for (const descriptor of await orNothing(readdir(`/proc/${pid}/fd`), [])) {
+  for (const descriptor of await descriptorsOf(pid)) {
     const path = await orNothing(readlink(`/proc/${pid}/fd/${descriptor}`), '')
     const number = /^\/dev\/loop(\d+)$/.exec(path)?.[1]
     if (number === undefined) continue
@@ -29,7 +41,7 @@ async function deviceOf(pid: string): Promise<string | undefined> {
   return undefined
 }
 
-/** The disks that are attached by FUSE. */
+/** The disks that are attached by FUSE. @throws AttachError EACCES */
 export async function findDaemons(): Promise<AttachedDisk[]> {
   const found: AttachedDisk[] = []
   for (const pid of await readdir('/proc')) {
