@@ -50,15 +50,28 @@ export async function detach(argv: readonly string[]): Promise<void> {
   await detachDisk(what, { lazy: options.lazy })
 }
 
-/** Prints the bytes of the device. @throws UsageError, AttachError, UriError, and the errors of the NBD client */
+/** A device answers within that, in ms, or has lost its connection with nobody there to make it again. */
+const GROW_LIMIT_MS = 120_000
+
+/**
+ * Prints the bytes of the device.
+ * @throws UsageError, AttachError (ETIMEDOUT: it does not answer), UriError, and the errors of the NBD client
+ */
 export async function grow(argv: readonly string[]): Promise<void> {
   const options = parseOptions(GROW_OPTIONS, argv, ['URI or DEVICE'])
   const [what = ''] = options[REST]
   const disk = await findAttached(what)
   if (disk === undefined) throw new AttachError('ENODEV', 'No such disk is attached.')
-  const { signal } = new AbortController()
-  const bytes = await growDevice(disk, { deadAfterMs: options['dead-after'], signal })
-  process.stdout.write(`${bytes}\n`)
+  const signal = AbortSignal.timeout(GROW_LIMIT_MS)
+  try {
+    const bytes = await growDevice(disk, { deadAfterMs: options['dead-after'], signal })
+    process.stdout.write(`${bytes}\n`)
+  } catch (error) {
+    if (!signal.aborted || error !== signal.reason) throw error
+    const problem = `${disk.device} has not answered for ${GROW_LIMIT_MS / 1000} s`
+    const remedy = `If its server was lost, say ondemand-disk attach ${disk.uri}, and then grow again.`
+    throw new AttachError('ETIMEDOUT', `${problem}. ${remedy}`, { cause: error })
+  }
 }
 
 /** Prints a line for each disk: device, way, mode, URI. @throws UsageError */
