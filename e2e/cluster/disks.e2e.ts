@@ -7,6 +7,8 @@ import { RELEASE_NAMESPACE } from './release.ts'
 /** Milliseconds until a disk is Ready, on a machine that is not busy with anything else. */
 const WITH_NEW_POD = 15_000
 const WITH_POD = 6_000
+/** Kubernetes makes a Pod that was refused again after up to minutes. */
+const LONG_PATIENCE = 240_000
 
 let cluster: Cluster
 let namespace: Awaited<ReturnType<typeof newNamespace>>
@@ -227,6 +229,38 @@ print(h.pread(16, 512 * 2**20).decode())
     await remove(diskPath(ns, 'unmade'))
     await gone(cluster, diskPath(ns, 'unmade'))
   })
+
+  test('say where no Pod is made for their pool or their Job, and why is to be found', async () => {
+    await using other = await newNamespace(cluster, 'e2e-quota')
+    const quotas = `/api/v1/namespaces/${other.name}/resourcequotas`
+    const quota = {
+      apiVersion: 'v1',
+      kind: 'ResourceQuota',
+      metadata: { name: 'few' },
+      spec: { hard: { pods: '0' } },
+    }
+    await cluster.send('POST', quotas, quota)
+    await cluster.apply(pool(other.name, 'lab'))
+    const says =
+      (command: string) =>
+      ({ message }: { message: string }) =>
+        message.includes(command)
+    await becomes(cluster, poolPath(other.name, 'lab'), 'Ready', says('kubectl describe statefulset lab'))
+    await cluster.send('PATCH', `${quotas}/few`, { spec: { hard: { pods: '1' } } })
+    await ready(cluster, poolPath(other.name, 'lab'), LONG_PATIENCE)
+    await cluster.apply(disk(other.name, 'x', { poolName: 'lab', size: '64Mi' }))
+    const { metadata } = await becomes(
+      cluster,
+      diskPath(other.name, 'x'),
+      'Ready',
+      says('kubectl describe job odd-'),
+    )
+    expect(await cluster.kubectl(['describe', 'job', '-n', other.name, `odd-${metadata.uid}`])).toContain(
+      'exceeded quota',
+    )
+    await cluster.send('DELETE', `${quotas}/few`)
+    await ready(cluster, diskPath(other.name, 'x'), LONG_PATIENCE)
+  }, 600_000)
 
   test('keep their pool from being deleted, which says which they are', async () => {
     await remove(poolPath(ns, 'lab'))

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { InvalidSpecError, type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { type JobView, retryDelay } from '../pool/job-view.ts'
+import { POD_PATIENCE_MS } from '../pool/pod-problem.ts'
 import {
   ACCEPTED_ANNOTATION,
   BEGUN_ANNOTATION,
@@ -251,6 +252,21 @@ describe('A disk whose Job has just begun', () => {
   test('has one that goes on where it said something before', () => {
     expect(fresh(0, { conditions: ['Ready False PoolNotReady'], status: {} }).actions).toHaveLength(1)
   })
+})
+
+// A quota that refuses the Pod tells nobody but the Job: the disk was "being made" until the Job's deadline.
+test('A disk whose Job gets no Pod says so after a while, and where to look', () => {
+  const plan = (age: number) => {
+    const withoutPod = { name: 'odd-uid-1' }
+    return planDisk(
+      see({ begun: true, observed: job({ state: 'running', startedAt: NOW - age, withoutPod }) }),
+    )
+  }
+  const said = (age: number) => JSON.stringify(plan(age).actions)
+  expect(said(POD_PATIENCE_MS - 1)).not.toContain('describe')
+  expect(plan(POD_PATIENCE_MS - 1).requeueAfterMs).toBe(1)
+  expect(said(POD_PATIENCE_MS)).toContain('kubectl describe job odd-uid-1')
+  expect(plan(POD_PATIENCE_MS).requeueAfterMs).toBeUndefined()
 })
 
 // Each try wrote the count of attempts, and that news had the next one made at once.

@@ -5,7 +5,7 @@
  */
 import { InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { ConditionChange } from '../kube/conditions.ts'
-import { type FailedJob, type RunningJob, retryDelay } from '../pool/job-view.ts'
+import { type FailedJob, jobProblem, type RunningJob, retryDelay } from '../pool/job-view.ts'
 import { objectProblem } from '../pool/make-job.ts'
 import { attemptsOf, hasBegun } from '../terms/attempts.ts'
 import { conditionOf, isTrue } from '../terms/conditions.ts'
@@ -147,11 +147,15 @@ function make(observed: DiskObserved, { spec }: OnDemandDisk): Plan {
 export const QUIET_MS = 5000
 
 /** That a Job is at work is worth a write only where somebody would have to wait for it. */
-function running({ disk, now }: DiskObserved, { startedAt, problem }: RunningJob): Plan {
-  const restMs = restOfQuiet(now - startedAt, QUIET_MS)
+function running({ disk, now }: DiskObserved, job: RunningJob): Plan {
+  const quietMs = restOfQuiet(now - job.startedAt, QUIET_MS)
+  const { problem, restMs } = jobProblem(job, now)
   const isQuiet = problem === undefined && disk.status?.conditions === undefined
-  if (isQuiet && restMs !== undefined) return { actions: [], requeueAfterMs: restMs }
-  return { actions: [status(disk, provisioning(disk, problem))] }
+  if (isQuiet && quietMs !== undefined) return { actions: [], requeueAfterMs: quietMs }
+  return {
+    actions: [status(disk, provisioning(disk, problem))],
+    ...(restMs !== undefined && { requeueAfterMs: restMs }),
+  }
 }
 
 /** The agent tells of a spare all at one stroke; that it is at it is worth a write only where it takes long. */

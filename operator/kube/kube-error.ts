@@ -106,10 +106,14 @@ const PASSING = new Set([401, 404, 408, 409, 410, 429])
 
 /**
  * Would the server say the same of the same request? An object that is not valid, a right or a quota that lacks, a
- * policy: somebody has to do something about it.
+ * policy, an admission webhook that does not answer (an InternalError): somebody has to do something about it.
  */
 export function isRefusal(error: unknown): error is KubeError {
-  return error instanceof KubeError && error.status >= 400 && error.status < 500 && !PASSING.has(error.status)
+  if (!(error instanceof KubeError)) return false
+  return (
+    (error.status >= 400 && error.status < 500 && !PASSING.has(error.status)) ||
+    error.code === 'InternalError'
+  )
 }
 
 /** What came of a request; undefined where its object is gone. */

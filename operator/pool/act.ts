@@ -3,12 +3,13 @@ import type { DiskPool } from '../../crds/diskpool.ts'
 import { apply } from '../kube/apply.ts'
 import { writeStatus } from '../kube/conditions.ts'
 import type { EventRecorder } from '../kube/events.ts'
-import { hasCode, unlessGone } from '../kube/kube-error.ts'
+import { hasCode, isRefusal, unlessGone } from '../kube/kube-error.ts'
 import { CONFIG_MAPS, JOBS, type Job, PERSISTENT_VOLUME_CLAIMS } from '../kube/objects.ts'
 import { ACCEPTED_ANNOTATION, FINALIZER, MANAGER, spareJobName } from '../terms/names.ts'
 import type { SeenPool } from './observe.ts'
 import type { PoolAction } from './observed.ts'
 import { type PartRefusal, partRefusal, withRefusal } from './refused.ts'
+import { sparesFailed } from './spares.ts'
 import { PART_RESOURCES, POOLS, type World } from './world.ts'
 
 export interface PoolActTerms {
@@ -39,6 +40,8 @@ export async function actOnPool(
       }
       if (refusal) break
     } catch (error) {
+      if (action.kind === 'start spares' && isRefusal(error))
+        await take(terms, seen, pool, sparesFailed(error.details?.message ?? error.message))
       refusal = partRefusal(action, error)
       if (!refusal) throw error
     }

@@ -1,7 +1,8 @@
 /** How a Job that makes disks stands, told from the Job and its Pod. */
 import type { Job, KubeObject, Pod } from '../kube/objects.ts'
 import { ATTEMPT_LABEL, GENERATION_ANNOTATION } from '../terms/names.ts'
-import { podProblem } from './pod-problem.ts'
+import { restOfQuiet } from '../terms/quiet.ts'
+import { noPod, POD_PATIENCE_MS, podProblem } from './pod-problem.ts'
 
 export type JobView =
   | { readonly state: 'none' }
@@ -22,6 +23,8 @@ export interface RunningJob {
   readonly startedAt: number
   /** What keeps its Pod from running. */
   readonly problem?: string | undefined
+  /** Nobody has made a Pod for it: `name` of the Job, whose events say why. */
+  readonly withoutPod?: { readonly name: string } | undefined
 }
 
 export interface FailedJob {
@@ -63,7 +66,8 @@ export function viewJob(job: Job | undefined, pods: readonly Pod[], ownerUid: st
   const failure = ended('Failed')
   if (!failure) {
     const problem = own.map(podProblem).find(each => each !== undefined)
-    return { state: 'running', startedAt: timeOf(metadata.creationTimestamp), problem }
+    const withoutPod = own.length === 0 ? { name: metadata.name } : undefined
+    return { state: 'running', startedAt: timeOf(metadata.creationTimestamp), problem, withoutPod }
   }
   const said = own.map(terminationOf).find(termination => termination !== undefined)
   return {
@@ -74,6 +78,16 @@ export function viewJob(job: Job | undefined, pods: readonly Pod[], ownerUid: st
     attempt: Number(metadata.labels?.[ATTEMPT_LABEL] ?? 1),
     finishedAt: timeOf(failure.lastTransitionTime),
   }
+}
+
+/** What keeps a Job at work from getting on, in a sentence, or in how many ms there may be something to say. */
+export function jobProblem(
+  { startedAt, problem, withoutPod }: RunningJob,
+  now: number,
+): { readonly problem?: string | undefined; readonly restMs?: number | undefined } {
+  if (problem !== undefined || withoutPod === undefined) return { problem }
+  const restMs = restOfQuiet(now - startedAt, POD_PATIENCE_MS)
+  return restMs === undefined ? { problem: noPod('job', withoutPod.name) } : { restMs }
 }
 
 export function isOwnedBy(object: KubeObject | undefined, uid: string | undefined): boolean {

@@ -7,6 +7,7 @@ import { ACCEPTED_ANNOTATION, FINALIZER } from '../terms/names.ts'
 import type { JobView } from './job-view.ts'
 import { PARTS, type Part, type PoolAction, type PoolObserved } from './observed.ts'
 import { planPool } from './plan.ts'
+import { POD_PATIENCE_MS } from './pod-problem.ts'
 import { QUIET_MS } from './spares.ts'
 
 const NOW = Date.parse('2026-01-01T00:10:00Z')
@@ -196,6 +197,21 @@ describe('A pool', () => {
     expect(lines(given).at(-1)).toBe(expected)
   })
 
+  // A quota that refuses the Pod tells nobody but the StatefulSet: the server "was starting" for ever.
+  test('whose server gets no Pod says so after a while, and where to look', () => {
+    const plan = (age: number) => {
+      const lastTransitionTime = new Date(NOW - age).toISOString()
+      const starting = { type: 'ServerReady', status: 'False', reason: 'ServerStarting', message: '' }
+      const status = { conditions: [{ ...starting, lastTransitionTime }] }
+      const { actions, requeueAfterMs } = planPool(see({ claim: CLAIM, parts: built(), status }))
+      return { said: JSON.stringify(actions), requeueAfterMs }
+    }
+    expect(plan(POD_PATIENCE_MS - 1)).toMatchObject({ requeueAfterMs: 1 })
+    expect(plan(POD_PATIENCE_MS - 1).said).not.toContain('describe')
+    expect(plan(POD_PATIENCE_MS).said).toMatch(/"ServerNotRunning".*kubectl describe statefulset /)
+    expect(plan(POD_PATIENCE_MS).requeueAfterMs).toBeUndefined()
+  })
+
   test('makes nothing where a name is taken', () => {
     const service = { apiVersion: 'v1', kind: 'Service', metadata: { name: 'lab' } }
     expect(lines({ claim: CLAIM, parts: { ...NONE, service } })).toHaveLength(1)
@@ -219,6 +235,16 @@ describe('Spares', () => {
     ['are made when they are missing', given({ state: 'none' }), ['start spares']],
     ['are not made when they are there', given({ state: 'none' }, { spares: 2 }), []],
     ['wait for the Job', given({ state: 'running', startedAt: 0 }), []],
+    [
+      'wait for the Pod of the Job',
+      given({ state: 'running', startedAt: NOW, withoutPod: { name: 'odd-spares-1' } }),
+      [],
+    ],
+    [
+      'say that the Job has no Pod',
+      given({ state: 'running', startedAt: NOW - POD_PATIENCE_MS, withoutPod: { name: 'odd-spares-1' } }),
+      ['SparesReady=False/SparesFailed'],
+    ],
     ['wait until the agent has counted', given({ state: 'succeeded', finishedAt: NOW }), []],
     ['are done', given({ state: 'succeeded', finishedAt: NOW }, { spares: 2 }), ['delete spare job']],
     ['that fail say so', given(failed), ['SparesReady=False/SparesFailed']],

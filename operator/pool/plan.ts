@@ -7,12 +7,14 @@ import { parseQuantity } from '../../crds/quantity.ts'
 import { covers } from '../kube/apply.ts'
 import type { ConditionChange } from '../kube/conditions.ts'
 import type { KubeObject, PersistentVolumeClaim, Pod, Service } from '../kube/objects.ts'
+import { conditionOf } from '../terms/conditions.ts'
 import { ACCEPTED_ANNOTATION, FINALIZER, MANAGER } from '../terms/names.ts'
+import { restOfQuiet } from '../terms/quiet.ts'
 import { POOL_REASONS, type PoolReason } from '../terms/reasons.ts'
 import { isOwnedBy } from './job-view.ts'
 import { PARTS, type Part, type PoolAction, type PoolObserved, type PoolPlan } from './observed.ts'
 import { claim, claimName, networkPolicy, ownerOf, roleBinding, service, serviceAccount } from './parts.ts'
-import { isReady, podProblem } from './pod-problem.ts'
+import { isReady, noPod, POD_PATIENCE_MS, podProblem } from './pod-problem.ts'
 import { NBD_PORT, serverSet } from './server-pod.ts'
 import { planSpares } from './spares.ts'
 
@@ -34,9 +36,13 @@ export function planPool(observed: PoolObserved): PoolPlan {
 
   const { actions, taken } = build(observed, parsed)
   const spares = planSpares(observed, parsed)
+  const waits = [
+    taken === undefined ? undefined : TAKEN_MS,
+    spares.requeueAfterMs,
+    observed.serverPod === undefined ? restOfPatience(observed) : undefined,
+  ].filter(wait => wait !== undefined)
   return {
-    ...(taken !== undefined && { requeueAfterMs: TAKEN_MS }),
-    ...spares,
+    ...(waits.length > 0 && { requeueAfterMs: Math.min(...waits) }),
     actions: [...actions, report(observed, parsed, taken), ...spares.actions],
   }
 }
@@ -196,10 +202,24 @@ function storageCondition({ claim: object }: PoolObserved, pool: DiskPool): Cond
   return say('ClaimPending', `The PersistentVolumeClaim ${name} is not bound to a volume yet.`)
 }
 
-function serverCondition({ serverPod }: PoolObserved, pool: DiskPool): ConditionChange {
-  const type = 'ServerReady'
+const SERVER = 'ServerReady'
+
+/** How long the server may still have no Pod before that is said, in ms; undefined: no longer. */
+function restOfPatience({ pool, now }: PoolObserved): number | undefined {
+  const since = conditionOf(pool, SERVER)
+  if (since?.status !== 'False') return POD_PATIENCE_MS
+  return restOfQuiet(now - Date.parse(since.lastTransitionTime), POD_PATIENCE_MS)
+}
+
+function serverCondition(observed: PoolObserved, pool: DiskPool): ConditionChange {
+  const { serverPod, parts } = observed
+  const type = SERVER
   const pod = serverPod as Pod | undefined
   if (pod && isReady(pod)) return condition(pool, type, 'True', 'Serving')
+  if (pod === undefined && parts.server !== undefined && restOfPatience(observed) === undefined) {
+    const message = `The server has no Pod. ${noPod('statefulset', parts.server.metadata.name)}`
+    return condition(pool, type, 'False', 'ServerNotRunning', message)
+  }
   const problem = pod && podProblem(pod)
   if (problem === undefined) return condition(pool, type, 'False', 'ServerStarting')
   return condition(

@@ -14,6 +14,14 @@ const STUCK = new Set([
 
 const MAX_MESSAGE = 500
 
+/** How long a controller may need for making a Pod before something is said to keep it from that, in ms. */
+export const POD_PATIENCE_MS = 30_000
+
+/** What an object that should have a Pod and has none says of it: why stands in the object's events only. */
+export function noPod(kind: 'job' | 'statefulset', name: string): string {
+  return `There is none. A quota, a LimitRange or Pod Security may refuse it: kubectl describe ${kind} ${name} says why.`
+}
+
 /** Why a Pod does not run, in a sentence; undefined if it does, or is on its way. */
 export function podProblem({ status }: Pod): string | undefined {
   const scheduled = status?.conditions?.find(({ type }) => type === 'PodScheduled')

@@ -6,7 +6,7 @@ import type { PersistentVolumeClaim, Pod } from '../kube/objects.ts'
 import { SPARES_PATH, spareJobName } from '../terms/names.ts'
 import { restOfQuiet } from '../terms/quiet.ts'
 import { spareKey } from '../terms/spares.ts'
-import { retryDelay } from './job-view.ts'
+import { jobProblem, type RunningJob, retryDelay } from './job-view.ts'
 import { makeJob, makeObject, objectProblem } from './make-job.ts'
 import type { PoolAction, PoolObserved, PoolPlan } from './observed.ts'
 import { ownerOf } from './parts.ts'
@@ -30,15 +30,16 @@ export function planSpares(observed: PoolObserved, pool: DiskPool): PoolPlan {
     isMissing && job.state === 'none'
       ? objectProblem(objectOf(template), 'spec.onDemand.template')
       : undefined
-  if (problem !== undefined) return { actions: [failure(problem)] }
+  if (problem !== undefined) return { actions: [sparesFailed(problem)] }
   switch (job.state) {
     case 'none':
       if (!isMissing || !isReachable(observed)) return { actions: [] }
       return restWhileTaken(observed, spares) ?? { actions: [start(observed, pool, template, 1)] }
     case 'foreign':
     case 'terminating':
-    case 'running':
       return { actions: [] }
+    case 'running':
+      return watchOver(job, now)
     case 'succeeded': {
       const left = job.finishedAt + COUNT_MS - now
       if (isMissing && left > 0) return { actions: [], requeueAfterMs: left }
@@ -48,11 +49,19 @@ export function planSpares(observed: PoolObserved, pool: DiskPool): PoolPlan {
       const isOutdated = job.generation !== (pool.metadata.generation ?? 0)
       const left = job.finishedAt + retryDelay(job.attempt) - now
       if (!isMissing || isOutdated) return { actions: [{ kind: 'delete spare job' }] }
-      const note = failure(job.message)
+      const note = sparesFailed(job.message)
       if (job.isFinal) return { actions: [note] }
       if (left > 0) return { actions: [note], requeueAfterMs: left }
       return { actions: [{ kind: 'delete spare job' }, start(observed, pool, template, job.attempt + 1)] }
     }
+  }
+}
+
+function watchOver(job: RunningJob, now: number): PoolPlan {
+  const { problem, restMs } = jobProblem(job, now)
+  if (restMs !== undefined) return { actions: [], requeueAfterMs: restMs }
+  return {
+    actions: problem === undefined ? [] : [sparesFailed(`The Pod of the Job does not run: ${problem}`)],
   }
 }
 
@@ -66,8 +75,8 @@ function restWhileTaken({ pool, spareTakenAt, now }: PoolObserved, wanted: numbe
 
 const TYPE = 'SparesReady'
 
-/** Only there while spares cannot be made. */
-function failure(message: string): PoolAction {
+/** Says that spares cannot be made; goes when they are. */
+export function sparesFailed(message: string): PoolAction {
   const condition = { type: TYPE, status: 'False', reason: 'SparesFailed', message } as const
   const event = {
     type: 'Warning',

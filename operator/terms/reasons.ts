@@ -41,7 +41,7 @@ export const DISK_REASONS = {
   ),
   Provisioning: row(
     'A Job makes and formats the disk.',
-    'It passes. If it does not, look at the Pod of the Job `odd-UID`: `kubectl get pods -l ondemanddisk.dev/disk-uid=UID`.',
+    'It passes. If it does not, the message says what keeps the Pod of the Job `odd-UID` from running: `kubectl get pods -l ondemanddisk.dev/disk-uid=UID`.',
   ),
   JobRefused: row(
     'The API server does not take the Job that makes the disk. The message says why. It is tried again.',
@@ -108,8 +108,8 @@ export const POOL_REASONS = {
   Serving: row('The server is running.'),
   ServerStarting: row('The server’s Pod is starting.', 'It passes.'),
   ServerNotRunning: row(
-    'The server’s Pod does not run. The message says why: no node for it, no image, a container that fails.',
-    'See `kubectl describe pod` and `kubectl logs`.',
+    'The server’s Pod does not run. The message says why: no node for it, no image, a container that fails, no Pod at all.',
+    'See `kubectl describe pod` and `kubectl logs`, or what the message tells to see.',
   ),
   SparesFailed: row(
     'Spares cannot be made. The message has the last line that mkfs or the command wrote to standard error.',
