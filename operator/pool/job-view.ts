@@ -87,7 +87,7 @@ export function jobProblem(
 ): { readonly problem?: string | undefined; readonly restMs?: number | undefined } {
   if (problem !== undefined || withoutPod === undefined) return { problem }
   const restMs = restOfQuiet(now - startedAt, POD_PATIENCE_MS)
-  return restMs === undefined ? { problem: noPod('job', withoutPod.name) } : { restMs }
+  return restMs === undefined ? { problem: `There is none. ${noPod('job', withoutPod.name)}` } : { restMs }
 }
 
 export function isOwnedBy(object: KubeObject | undefined, uid: string | undefined): boolean {

@@ -212,6 +212,18 @@ describe('A pool', () => {
     expect(plan(POD_PATIENCE_MS).requeueAfterMs).toBeUndefined()
   })
 
+  // The claim waits for the Pod then, not the Pod for the claim.
+  test('whose server gets no Pod says so also where its claim is not bound', () => {
+    const since = { lastTransitionTime: new Date(NOW - POD_PATIENCE_MS).toISOString(), message: '' }
+    const status = {
+      conditions: [{ type: 'ServerReady', status: 'False', reason: 'ServerStarting', ...since }],
+    }
+    const claim = { ...CLAIM, status: { phase: 'Pending' } } as KubeObject
+    expect(lines({ claim, parts: built(), status }).at(-1)).toBe(
+      'StorageReady=False/ClaimPending ServerReady=False/ServerNotRunning Ready=False/ServerNotRunning',
+    )
+  })
+
   test('makes nothing where a name is taken', () => {
     const service = { apiVersion: 'v1', kind: 'Service', metadata: { name: 'lab' } }
     expect(lines({ claim: CLAIM, parts: { ...NONE, service } })).toHaveLength(1)

@@ -149,7 +149,9 @@ function bytesOf(quantity: string | undefined): number {
 function report(observed: PoolObserved, pool: DiskPool, taken: string | undefined): PoolAction {
   const storage = storageCondition(observed, pool)
   const server = serverCondition(observed, pool)
-  const notReady = [storage, server].find(({ status }) => status !== 'True')
+  // Most claims are bound when there is a Pod that uses them (WaitForFirstConsumer).
+  const waitsForPod = storage.reason === 'ClaimPending' && withoutPod(observed) !== undefined
+  const notReady = (waitsForPod ? [server] : [storage, server]).find(({ status }) => status !== 'True')
   const ready =
     taken !== undefined
       ? condition(
@@ -211,13 +213,19 @@ function restOfPatience({ pool, now }: PoolObserved): number | undefined {
   return restOfQuiet(now - Date.parse(since.lastTransitionTime), POD_PATIENCE_MS)
 }
 
-function serverCondition(observed: PoolObserved, pool: DiskPool): ConditionChange {
+/** The server's StatefulSet, where nobody has made its Pod in good time. */
+function withoutPod(observed: PoolObserved): KubeObject | undefined {
   const { serverPod, parts } = observed
+  return serverPod === undefined && restOfPatience(observed) === undefined ? parts.server : undefined
+}
+
+function serverCondition(observed: PoolObserved, pool: DiskPool): ConditionChange {
   const type = SERVER
-  const pod = serverPod as Pod | undefined
+  const pod = observed.serverPod as Pod | undefined
   if (pod && isReady(pod)) return condition(pool, type, 'True', 'Serving')
-  if (pod === undefined && parts.server !== undefined && restOfPatience(observed) === undefined) {
-    const message = `The server has no Pod. ${noPod('statefulset', parts.server.metadata.name)}`
+  const set = withoutPod(observed)
+  if (set !== undefined) {
+    const message = `The server has no Pod. ${noPod('statefulset', set.metadata.name)}`
     return condition(pool, type, 'False', 'ServerNotRunning', message)
   }
   const problem = pod && podProblem(pod)

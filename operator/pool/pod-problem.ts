@@ -17,9 +17,9 @@ const MAX_MESSAGE = 500
 /** How long a controller may need for making a Pod before something is said to keep it from that, in ms. */
 export const POD_PATIENCE_MS = 30_000
 
-/** What an object that should have a Pod and has none says of it: why stands in the object's events only. */
+/** Why an object may have no Pod, and where that stands: nobody but the object is told. */
 export function noPod(kind: 'job' | 'statefulset', name: string): string {
-  return `There is none. A quota, a LimitRange or Pod Security may refuse it: kubectl describe ${kind} ${name} says why.`
+  return `A quota, a LimitRange or Pod Security may refuse it: kubectl describe ${kind} ${name} says why.`
 }
 
 /** Why a Pod does not run, in a sentence; undefined if it does, or is on its way. */
