@@ -71,7 +71,8 @@ describe('The release', () => {
     expect(claims?.items.map(({ metadata }: { metadata: { name: string } }) => metadata.name)).toEqual([
       'default-disks',
     ])
-    await eventually('no pod is left', 60_000, async () => {
+    // A kubelet that has missed the end of a container looks at its pods again after up to 90 s.
+    await eventually('no pod is left', 180_000, async () => {
       const pods = await cluster.get(`/api/v1/namespaces/${RELEASE_NAMESPACE}/pods`)
       return pods?.items.length === 0
     })
