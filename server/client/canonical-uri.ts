@@ -36,18 +36,15 @@ export function formatNbdUri({ address, exportName, tls }: NbdUri): string {
 /** The same with the paths in it absolute: what lives on elsewhere has another working directory, and others ask for it by name. */
 export function withAbsolutePaths({ address, exportName, tls }: NbdUri): NbdUri {
   const isFile = address.kind === 'unix' && !address.path.startsWith('\0')
-  const { certificates, pskFile } = tls ?? {}
   return {
     address: isFile ? { ...address, path: resolve(address.path) } : address,
     exportName,
-    ...(tls === undefined
-      ? {}
-      : {
-          tls: {
-            ...tls,
-            ...(certificates === undefined ? {} : { certificates: resolve(certificates) }),
-            ...(pskFile === undefined ? {} : { pskFile: resolve(pskFile) }),
-          },
-        }),
+    ...(tls && {
+      tls: {
+        ...tls,
+        ...(tls.certificates !== undefined && { certificates: resolve(tls.certificates) }),
+        ...(tls.pskFile !== undefined && { pskFile: resolve(tls.pskFile) }),
+      },
+    }),
   }
 }
