@@ -5,6 +5,7 @@ import type { EventRecorder } from '../kube/events.ts'
 import { hasCode, isRefusal, unlessGone } from '../kube/kube-error.ts'
 import { CONFIG_MAPS, JOBS, type Job, type OwnerReference } from '../kube/objects.ts'
 import { keyOf } from '../kube/store.ts'
+import { doubledDelay } from '../pool/job-view.ts'
 import { makeJob } from '../pool/make-job.ts'
 import type { PodSettings } from '../pool/settings.ts'
 import { DISKS, type World } from '../pool/world.ts'
@@ -118,7 +119,7 @@ async function startJob(
   } catch (error) {
     if (isRefusal(error)) {
       const tries = (refusedJobs.get(uid)?.tries ?? 0) + 1
-      const again = now() + Math.min(FIRST_REFUSED_MS * 2 ** Math.min(tries - 1, 20), MAX_REFUSED_MS)
+      const again = now() + doubledDelay(tries, FIRST_REFUSED_MS, MAX_REFUSED_MS)
       refusedJobs.set(uid, { message: error.details?.message ?? error.message, tries, again })
     }
     // It was there, and is looked at again.

@@ -149,11 +149,11 @@ export const QUIET_MS = 5000
 /** That a Job is at work is worth a write only where somebody would have to wait for it. */
 function running({ disk, now }: DiskObserved, job: RunningJob): Plan {
   const quietMs = restOfQuiet(now - job.startedAt, QUIET_MS)
-  const { problem, restMs } = jobProblem(job, now)
-  const isQuiet = problem === undefined && disk.status?.conditions === undefined
+  const { message, restMs } = jobProblem(job, now)
+  const isQuiet = message === undefined && disk.status?.conditions === undefined
   if (isQuiet && quietMs !== undefined) return { actions: [], requeueAfterMs: quietMs }
   return {
-    actions: [status(disk, provisioning(disk, problem))],
+    actions: [status(disk, provisioning(disk, message))],
     ...(restMs !== undefined && { requeueAfterMs: restMs }),
   }
 }
@@ -173,8 +173,7 @@ function spareDeadline({ metadata }: OnDemandDisk): number | undefined {
   return Date.parse(metadata.creationTimestamp ?? '') + SPARE_PATIENCE_MS
 }
 
-function provisioning(disk: OnDemandDisk, problem?: string): ConditionChange[] {
-  const message = problem === undefined ? undefined : `The Pod of the Job does not run: ${problem}`
+function provisioning(disk: OnDemandDisk, message?: string): ConditionChange[] {
   return (['Provisioned', 'Formatted', 'Ready'] as const).map(type =>
     condition(disk, type, 'False', 'Provisioning', message),
   )

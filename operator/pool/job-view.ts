@@ -45,7 +45,12 @@ const MAX_RETRY_MS = 600_000
 
 /** How long after its end a failed attempt is followed by the next, in ms. */
 export function retryDelay(attempt: number): number {
-  return Math.min(FIRST_RETRY_MS * 2 ** Math.min(attempt - 1, 20), MAX_RETRY_MS)
+  return doubledDelay(attempt, FIRST_RETRY_MS, MAX_RETRY_MS)
+}
+
+/** `first` after the first attempt, twice as long each time, `most` at most. */
+export function doubledDelay(attempt: number, first: number, most: number): number {
+  return Math.min(first * 2 ** Math.min(attempt - 1, 20), most)
 }
 
 /** Exit code of `ondemand-disk make` for what trying again does not help. */
@@ -84,11 +89,16 @@ export function viewJob(job: Job | undefined, pods: readonly Pod[], ownerUid: st
 export function jobProblem(
   { startedAt, problem, withoutPod }: RunningJob,
   now: number,
-): { readonly problem?: string | undefined; readonly restMs?: number | undefined } {
-  if (problem !== undefined || withoutPod === undefined) return { problem }
+): { readonly message?: string; readonly restMs?: number } {
+  if (problem !== undefined) return { message: notRunning(problem) }
+  if (withoutPod === undefined) return {}
   const restMs = restOfQuiet(now - startedAt, POD_PATIENCE_MS)
-  return restMs === undefined ? { problem: `There is none. ${noPod('job', withoutPod.name)}` } : { restMs }
+  return restMs === undefined
+    ? { message: notRunning(`There is none. ${noPod('job', withoutPod.name)}`) }
+    : { restMs }
 }
+
+const notRunning = (problem: string) => `The Pod of the Job does not run: ${problem}`
 
 export function isOwnedBy(object: KubeObject | undefined, uid: string | undefined): boolean {
   return uid !== undefined && object?.metadata.ownerReferences?.some(owner => owner.uid === uid) === true

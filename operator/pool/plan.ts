@@ -253,7 +253,8 @@ function uriOf({ parts }: PoolObserved, { metadata, spec }: DiskPool): string {
   return `${spec.tls.mode === 'Require' ? 'nbds' : 'nbd'}://${host}:${NBD_PORT}`
 }
 
-function condition(
+/** A condition of ours. */
+export function condition(
   pool: DiskPool,
   type: string,
   status: 'True' | 'False',

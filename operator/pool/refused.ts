@@ -3,6 +3,7 @@ import type { DiskPool } from '../../crds/diskpool.ts'
 import { isRefusal, type KubeError } from '../kube/kube-error.ts'
 import type { PoolReason } from '../terms/reasons.ts'
 import type { Part, PoolAction } from './observed.ts'
+import { condition } from './plan.ts'
 
 /** Where the text of a part comes from, as far as it is a user's. */
 const FIELDS: Readonly<Partial<Record<Part | 'claim', string>>> = {
@@ -31,17 +32,11 @@ export function partRefusal(action: PoolAction, error: unknown): PartRefusal | u
 
 /** The report of a pool with this in it, in place of what it would say of being ready. */
 export function withRefusal(
-  { metadata: { generation } }: DiskPool,
+  pool: DiskPool,
   action: PoolAction & { readonly kind: 'status' },
   { reason, message }: PartRefusal,
 ): PoolAction {
-  const ready = {
-    type: 'Ready',
-    status: 'False',
-    reason,
-    message,
-    ...(generation !== undefined && { observedGeneration: generation }),
-  } as const
+  const ready = condition(pool, 'Ready', 'False', reason, message)
   const others = (action.change.conditions ?? []).filter(({ type }) => type !== ready.type)
   return {
     kind: 'status',

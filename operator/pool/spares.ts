@@ -58,11 +58,9 @@ export function planSpares(observed: PoolObserved, pool: DiskPool): PoolPlan {
 }
 
 function watchOver(job: RunningJob, now: number): PoolPlan {
-  const { problem, restMs } = jobProblem(job, now)
-  if (restMs !== undefined) return { actions: [], requeueAfterMs: restMs }
-  return {
-    actions: problem === undefined ? [] : [sparesFailed(`The Pod of the Job does not run: ${problem}`)],
-  }
+  const { message, restMs } = jobProblem(job, now)
+  const actions = message === undefined ? [] : [sparesFailed(message)]
+  return { actions, ...(restMs !== undefined && { requeueAfterMs: restMs }) }
 }
 
 /** Nothing now, as long as clients come and there are spares enough for them. */
