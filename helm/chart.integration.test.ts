@@ -222,6 +222,50 @@ describe('The chart', () => {
     }
   })
 
+  test('renders names of digits alone, or of a word of YAML, as text', async () => {
+    // `--set-string fullnameOverride=123` and `--namespace 123` became numbers, which no API server takes as a name.
+    const DIGITS = {
+      nameOverride: '8001',
+      fullnameOverride: '8002',
+      watchNamespace: '8003',
+      'serviceAccount.name': '8004',
+      'operator.priorityClassName': '8005',
+      'imagePullSecrets[0].name': '8006',
+      'csi.storageClasses[0].name': '8007',
+      'csi.storageClasses[0].pool': '8008',
+      'csi.storageClasses[0].parameters.8009': '8010',
+      'csi.snapshotClasses[0].name': '8011',
+      'csi.controller.priorityClassName': '8012',
+      'csi.node.priorityClassName': '8013',
+      'csi.sidecars.provisioner.image': '8014',
+      'csi.sidecars.registrar.image': '8015',
+      'csi.node.grpcProxy.image': '8016',
+      'commonLabels.team': '8017',
+      'defaultPool.name': 'true',
+    }
+    const texts = [...Object.values(DIGITS), '8018', '8019']
+    const flags = (values: object) =>
+      Object.entries(values).flatMap(([key, value]) => ['--set-string', `${key}=${value}`])
+    const switches = settings([...EVERYTHING.slice(0, -1), 'csi.enabled=true'])
+    for (const values of [DIGITS, { ...DIGITS, watchNamespace: '', fullnameOverride: '' }]) {
+      const text = await helm('template', '8018', chart, '-n', '8019', ...switches, ...flags(values))
+      const objects = parseAllDocuments(text).map(document => document.toJS())
+      const mistaken: string[] = []
+      JSON.stringify(objects, (key, value) => {
+        const isText = typeof value === 'string' || typeof value === 'object'
+        // `true` is what some fields really are; none of them is a name.
+        const isSwitch = value === true && !/name/i.test(key)
+        if (!isText && !isSwitch && texts.includes(String(value))) mistaken.push(`${key}: ${value}`)
+        return value
+      })
+      expect(mistaken).toEqual([])
+      const name = values.fullnameOverride || '8018-8001'
+      expect(find(objects, 'Deployment', name).metadata.namespace).toBe('8019')
+      expect(find(objects, 'DiskPool', 'true').metadata.namespace).toBe(values.watchNamespace || '8019')
+      expect(find(objects, 'StorageClass', '8007').parameters).toMatchObject({ '8009': '8010', pool: '8008' })
+    }
+  })
+
   test('has examples that the API takes', () => {
     const folder = join(chart, 'examples')
     const kinds: string[] = []
@@ -293,6 +337,9 @@ describe('Values that are wrong are refused, and named', () => {
     ['imagePullSecrets[0].nam=x', 'imagePullSecrets'],
     ['watchNamespace=Not_a_name', 'watchNamespace'],
     ['fullnameOverride=-x', 'fullnameOverride'],
+    // A number may have lost its zeros by now: it is text by --set-string, or in quotes.
+    ['fullnameOverride=123', 'fullnameOverride'],
+    ['watchNamespace=123', 'watchNamespace'],
     ['metrics.port=80', 'port'],
     ['metrics.podMonitor.interval=often', 'interval'],
     ['defaultPool.name=9lives', 'defaultPool/name'],

@@ -12,21 +12,21 @@ imagePullSecrets:
 {{- end }}
 containers:
   - name: {{ $task }}
-    image: {{ include "ondemand-disk.image" . }}
+    image: {{ include "ondemand-disk.image" . | quote }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
     command: [node, /hooks/hooks.mjs, {{ $task }}]
     env:
       - name: RELEASE_NAMESPACE
         value: {{ .Release.Namespace | quote }}
       - name: DEPLOYMENT
-        value: {{ include "ondemand-disk.fullname" . }}
+        value: {{ include "ondemand-disk.fullname" . | quote }}
       - name: WATCH_NAMESPACE
         value: {{ .Values.watchNamespace | quote }}
       {{- if .Values.defaultPool.enabled }}
       - name: POOL
-        value: {{ .Values.defaultPool.name }}
+        value: {{ .Values.defaultPool.name | quote }}
       - name: POOL_NAMESPACE
-        value: {{ default .Release.Namespace .Values.watchNamespace }}
+        value: {{ default .Release.Namespace .Values.watchNamespace | quote }}
       {{- end }}
       - name: ALLOW_WITH_DISKS
         value: {{ .Values.uninstall.allowWithDisks | quote }}
