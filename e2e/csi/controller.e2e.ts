@@ -218,6 +218,23 @@ describe('Controller Service', () => {
         message: expect.stringContaining('MULTI_NODE_MULTI_WRITER'),
       })
     })
+
+    test('confirms no volume_context but that of the volume', async () => {
+      // Whatever was sent was confirmed. CreateVolume gives none; Kubernetes' own parts add keys of theirs.
+      await using made = await volume()
+      const validate = (volumeContext: Record<string, string>) =>
+        driver.call('ValidateVolumeCapabilities', {
+          volumeId: made.volumeId,
+          volumeCapabilities: [mount],
+          volumeContext,
+        })
+      const ofKubernetes = { 'storage.kubernetes.io/csiProvisionerIdentity': '17-csi.ondemanddisk.dev' }
+      expect(await validate(ofKubernetes)).toMatchObject({ confirmed: { volumeContext: ofKubernetes } })
+      expect(await validate({ ...ofKubernetes, pool: 'another' })).toMatchObject({
+        confirmed: null,
+        message: expect.stringContaining('"pool"'),
+      })
+    })
   })
 
   describe('ControllerPublishVolume', () => {

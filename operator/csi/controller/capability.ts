@@ -1,7 +1,7 @@
 /** How a volume is to be used, and whether it can be. */
 import { NO_FILESYSTEM } from '../../../crds/filesystem-label.ts'
 import { quote } from '../../../crds/quote.ts'
-import type { AccessMode, VolumeCapability } from '../protocol/messages.ts'
+import type { AccessMode, StringMap, VolumeCapability } from '../protocol/messages.ts'
 import { RpcError } from '../rpc/rpc-error.ts'
 
 /** Filesystems that nodes can mount, check and grow. */
@@ -57,6 +57,18 @@ export function capabilityProblem(
     return `its filesystem is ${disk.filesystem ?? 'what a command has made'}, not ${quote(fsType)}`
   }
   return undefined
+}
+
+/** Keys that Kubernetes' own parts add to the context of a volume: who provisioned it, which pod it is for. */
+const OF_KUBERNETES = /^(?:storage\.kubernetes\.io|csi\.storage\.k8s\.io)\//
+
+/**
+ * Why a volume_context is not that of a volume; undefined where it is. CreateVolume gives none: all that there is to know
+ * of a volume is in its object.
+ */
+export function contextProblem(context: StringMap): string | undefined {
+  const key = Object.keys(context).find(name => !OF_KUBERNETES.test(name))
+  return key === undefined ? undefined : `CreateVolume has given no ${quote(key)} in its volume_context`
 }
 
 /**

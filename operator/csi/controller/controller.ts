@@ -10,7 +10,7 @@ import type {
 import type { Call, Handlers } from '../rpc/call.ts'
 import { exclusively } from '../rpc/exclusive.ts'
 import { RpcError } from '../rpc/rpc-error.ts'
-import { capabilityProblem } from './capability.ts'
+import { capabilityProblem, contextProblem } from './capability.ts'
 import { getCapacity } from './capacity-of-pools.ts'
 import { createVolume, deleteVolume } from './create.ts'
 import { expandVolume, modifyVolume } from './edit.ts'
@@ -95,6 +95,8 @@ async function validate(
   const spec = specOf(disk)
   if (Object.keys(parameters).length > 0) parseParameters(parameters, disk.metadata.namespace)
   parseMutableParameters(mutableParameters)
+  const mismatch = contextProblem(volumeContext)
+  if (mismatch) return { message: `This is another volume: ${mismatch}.` }
   const terms = { readOnly: spec.readOnly, filesystem: filesystemOf(disk) }
   for (const capability of volumeCapabilities) {
     const problem = capabilityProblem(capability, terms)
