@@ -95,7 +95,7 @@ const FOREIGN: Readonly<Record<string, (file: string, port: number, folder: stri
 test.for(Object.keys(FOREIGN))(
   '%s behind us keeps what is written and reads back the same',
   async (name, context) => {
-    await needPrograms(context, 'nbdcopy', 'qemu-io', 'nbdkit', 'qemu-nbd', 'nbd-server')
+    await needPrograms(context, 'nbdcopy', 'nbdinfo', 'qemu-io', 'nbdkit', 'qemu-nbd', 'nbd-server')
     await using folder = await scratch()
     const file = join(folder.path, 'disk')
     await writeFile(file, '')
@@ -105,6 +105,8 @@ test.for(Object.keys(FOREIGN))(
     await using _upstream = await startForeign(program, args, port, join(folder.path, 'pid'))
     const exportName = name === 'nbd-server' ? 'default' : ''
     await using server = await startServer(['--upstream', `nbd://127.0.0.1:${port}`])
+    const listed = JSON.parse(await check('nbdinfo', ['--list', '--json', server.uri('')]))
+    expect(listed.exports).toMatchObject([{ 'export-name': exportName }])
     const source = join(folder.path, 'source')
     const data = randomBytes(32 * MIB)
     await writeFile(source, data)

@@ -61,7 +61,7 @@ const kinds: readonly ServerKind[] = [
   nbdkit('nbdkit, fixed newstyle with zeroes', [], ['--mask-handshake=1']),
   nbdkit('nbdkit, newstyle', ['extents', 'list', 'probe'], ['--mask-handshake=0']),
   // It offers everything and then takes nothing but READ and WRITE.
-  nbdkit('nbdkit, oldstyle', ['extents', 'list', 'what it offers'], ['-o']),
+  nbdkit('nbdkit, oldstyle', ['extents', 'what it offers'], ['-o']),
   {
     name: 'qemu-nbd, raw',
     program: 'qemu-nbd',

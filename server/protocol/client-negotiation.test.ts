@@ -255,6 +255,18 @@ describe('Exports are listed', () => {
     ])
   })
 
+  test('of oldstyle, which has one without a name', () => {
+    // Who forwarded to such a server had to answer LIST by an error.
+    const server = `4e42444d41474943 0000420281861253 0000000000100000 00000003 ${'00'.repeat(124)}`
+    const { sent, value, rest } = converse(listExports(plain), server)
+    expect({ sent, value, rest }).toEqual({ sent: '', value: [{ name: '', description: '' }], rest: 0 })
+  })
+
+  test('not of newstyle that is not fixed, where any name may be right', () => {
+    const server = '4e42444d41474943 49484156454f5054 0000'
+    expect(() => converse(listExports(plain), server)).toThrow(HandshakeUnsupported)
+  })
+
   test('but not without end', () => {
     const feed = new NegotiationFeed(listExports(plain), { send: () => undefined, startTls: () => undefined })
     feed.start()

@@ -276,12 +276,13 @@ export function* probeExport(name: string, terms: NegotiationTerms): Negotiation
 }
 
 /**
- * Asks for the names of all exports.
+ * Asks for the names of all exports. Oldstyle has one, to which no name leads.
  * @throws ServerViolation, OptionRefused, HandshakeUnsupported
  */
 export function* listExports(terms: NegotiationTerms): Negotiation<ListedExport[]> {
   const greeted = yield* greet(terms.tls)
-  if (greeted.style !== 'fixed') throw new HandshakeUnsupported('list')
+  if (greeted.style === 'newstyle') throw new HandshakeUnsupported('list')
+  if (greeted.style === 'oldstyle') return [{ name: '', description: '' }]
   const exports: ListedExport[] = []
   const collect = (type: number, payload: Buffer) => {
     if (type !== REP.SERVER) return false
