@@ -1,9 +1,9 @@
 /** `attach`, `detach` and `attached` by FUSE and a loop device, and how they end. Nothing may be left. */
-import { readFile, truncate, writeFile } from 'node:fs/promises'
+import { readFile, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeEach, expect, test } from 'vitest'
 import { check, checkout, type Ended, run, type Scratch, scratch, startServer } from '../harness.ts'
-import { mountAt, mountDevice, needRoot, until } from './mounts.ts'
+import { fuse, mountAt, mountDevice, needRoot, until } from './mounts.ts'
 
 beforeEach(needRoot)
 
@@ -243,6 +243,35 @@ test('A plain user is told that only root sees and detaches disks, where there a
     expect(status).toBe(1)
   }
   expect(await isConfigured(disk.device)).toBe(true)
+})
+
+test('A disk of less than a sector is refused, and what a device cuts off is said', async () => {
+  // Both became devices without a word: one of no bytes, one that lacked the last.
+  await using dir = await scratch()
+  await writeFile(join(dir.path, 'small'), Buffer.alloc(511, 'x'))
+  await writeFile(join(dir.path, 'odd'), Buffer.alloc(1023, 'x'))
+  await using server = await startServer(['--dir', dir.path, '--no-create'])
+  for (const via of ['nbd', 'fuse']) {
+    const { status, stdout, stderr } = await odd('attach', '--via', via, server.uri('small'))
+    expect([status, stdout]).toEqual([1, ''])
+    expect(stderr).toContain('The size of the export is 511,')
+    expect(stderr).toContain('whole sectors of 512 bytes. Make the disk larger')
+  }
+  expect(await daemonOf(server.uri('small'))).toBe(-1)
+  const { status, stdout, stderr } = await odd('attach', '--via', 'fuse', server.uri('odd'))
+  const device = stdout.trim()
+  try {
+    expect(status).toBe(0)
+    expect(stderr).toBe(
+      `ondemand-disk: ${device} lacks the last 511 bytes of the export: a block device has whole sectors of 512 bytes.\n`,
+    )
+    expect((await check('blockdev', ['--getsize64', device])).trim()).toBe('512')
+  } finally {
+    await odd('detach', server.uri('odd'))
+  }
+  await using folder = await scratch()
+  await using file = await fuse(server.uri('odd'), folder.path)
+  expect((await stat(file.path)).size).toBe(1023)
 })
 
 test('What cannot be attached is refused by one line, and leaves nothing', async () => {

@@ -12,6 +12,8 @@ export interface AttachedDisk {
   readonly readOnly: boolean
   /** What whoever attached it calls it. */
   readonly tag?: string
+  /** Bytes at the end of the export that the device lacks, since it has whole sectors. Undefined: it was attached before. */
+  readonly cutOff?: number
   /** The process that serves the device, where there is one. */
   readonly pid?: number
 }

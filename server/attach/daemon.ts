@@ -25,6 +25,7 @@ import { mountDetached } from '../linux/detached-mount.ts'
 import { configureLoop, freeLoopDevice, refreshLoopSize } from '../linux/loop.ts'
 import { becomeIoFlusher } from '../linux/process.ts'
 import { isWithdrawn } from './attached-disk.ts'
+import { bytesCutOff, inSectors } from './block-device.ts'
 
 const REPORT = 3
 const LOCK = 4
@@ -141,7 +142,7 @@ const KNOWN_MS = 100
 async function followSize(client: NbdClient, { handle, file }: Served): Promise<void> {
   while ((await file.stat()).size !== client.size) await sleep(KNOWN_MS)
   await refreshLoopSize(handle.fd)
-  log(6, `the device has ${client.size} bytes`)
+  log(6, `the device has ${inSectors(client.size)} bytes`)
 }
 
 async function run(): Promise<void> {
@@ -164,7 +165,9 @@ async function run(): Promise<void> {
   })
   let size = client.size
   let sizes: Promise<void> = Promise.resolve()
+  let cutOff: number
   try {
+    cutOff = bytesCutOff(size)
     loop = await serve(client)
   } catch (error) {
     client.destroy()
@@ -181,7 +184,7 @@ async function run(): Promise<void> {
   process.on('SIGTERM', leave)
   process.on('SIGINT', leave)
   process.on('SIGUSR2', () => client.renew())
-  writeSync(REPORT, `${JSON.stringify({ device: served.path })}\n`)
+  writeSync(REPORT, `${JSON.stringify({ device: served.path, cutOff })}\n`)
   closeSync(REPORT)
   closeSync(LOCK)
   await serving?.ended

@@ -8,7 +8,9 @@ import { AttachError, type AttachedDisk, type AttachTerms } from './attached-dis
 import { DAEMON_PROGRAM, daemonArguments, isRunning } from './processes.ts'
 
 /** What the process says of itself. */
-type Report = { readonly device: string } | { readonly code: string; readonly message: string }
+type Report =
+  | { readonly device: string; readonly cutOff: number }
+  | { readonly code: string; readonly message: string }
 
 /**
  * Starts the process and waits until the device is there. `lock` stays held until then, even if this process ends.
@@ -41,7 +43,7 @@ export async function attachByFuse(uri: string, terms: AttachTerms, lock: FileHa
   await access(answer.device)
   const { readOnly, tag } = terms
   const named = tag === undefined ? {} : { tag }
-  return { device: answer.device, via: 'fuse', uri, readOnly, pid: child.pid ?? -1, ...named }
+  return { ...answer, via: 'fuse', uri, readOnly, pid: child.pid ?? -1, ...named }
 }
 
 function parseReport(text: string): Report {

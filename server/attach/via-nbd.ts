@@ -7,6 +7,7 @@ import { backoff } from '../client/reconnecting.ts'
 import type { NbdUri } from '../client/uri.ts'
 import { TRANSMISSION_FLAG } from '../protocol/constants.ts'
 import { AttachError, type AttachedDisk, type AttachTerms, isWithdrawn } from './attached-disk.ts'
+import { bytesCutOff } from './block-device.ts'
 import {
   connectDevice,
   deadAfterSeconds,
@@ -39,6 +40,7 @@ export async function attachByNbd(uri: NbdUri, terms: AttachTerms): Promise<Atta
     if (info.flags.readOnly && !terms.readOnly) {
       throw new AttachError('EROFS', 'The NBD server allows reading only; attach with --read-only.')
     }
+    const cutOff = bytesCutOff(info.size)
     const index = connectDevice({
       descriptor,
       identifier: identifierOf({ uri: identifier, ...named }),
@@ -50,7 +52,7 @@ export async function attachByNbd(uri: NbdUri, terms: AttachTerms): Promise<Atta
     await lookAfterStuckRequests(index)
     const device = `/dev/nbd${index}`
     await untilThere(device)
-    return { device, via: 'nbd', uri: identifier, readOnly: terms.readOnly, ...named }
+    return { device, via: 'nbd', uri: identifier, readOnly: terms.readOnly, cutOff, ...named }
   } finally {
     connection.release()
   }

@@ -25,6 +25,10 @@ export async function attach(argv: readonly string[]): Promise<void> {
     deadAfterMs: options['dead-after'],
   })
   process.stdout.write(`${disk.device}\n`)
+  if (disk.cutOff) {
+    const lack = `${disk.device} lacks the last ${disk.cutOff} bytes of the export`
+    process.stderr.write(`ondemand-disk: ${lack}: a block device has whole sectors of 512 bytes.\n`)
+  }
   if (options.watch) await watchOver(disk)
 }
 
