@@ -6,6 +6,7 @@
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { startControlPlane } from '../../e2e/kube/control-plane.ts'
 import { startStubNode } from '../../e2e/kube/stub-node.ts'
+import { endWithChildren } from '../../server/bench/process.ts'
 import type { KubeClient } from '../kube/client.ts'
 import { NAMESPACES } from '../kube/objects.ts'
 import { startReflector } from '../kube/reflector.ts'
@@ -210,6 +211,7 @@ async function main(): Promise<void> {
   }
 }
 
+endWithChildren()
 if (process.argv.includes('--only-spares')) await measureSpares()
 else {
   await main()

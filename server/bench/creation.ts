@@ -10,7 +10,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { connect } from '../client/client.ts'
-import { finished, freePort, startListening } from './process.ts'
+import { endWithChildren, finished, freePort, startListening } from './process.ts'
 
 const SIZE = '1G'
 /** What the product promises: so many ms over the cost of making the disk. */
@@ -112,4 +112,5 @@ async function run(rounds: number): Promise<boolean> {
 
 const rounds = Number(process.argv[2] ?? 20)
 if (!Number.isInteger(rounds) || rounds < 1) throw new RangeError('Give the number of rounds, at least 1.')
+endWithChildren()
 process.exitCode = (await run(rounds)) ? 0 : 1

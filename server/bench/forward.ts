@@ -9,7 +9,7 @@ import { availableParallelism, cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fillDisk, warm } from './disks.ts'
 import { type FioJob, fio } from './fio.ts'
-import { type Running, startListening } from './process.ts'
+import { endWithChildren, type Running, startListening } from './process.ts'
 import { spreadOf } from './report.ts'
 
 /** Forwarded divided by direct: at most for latency, at least for throughput. */
@@ -103,4 +103,5 @@ async function run(rounds: number): Promise<boolean> {
 
 const rounds = Number(process.argv[2] ?? 5)
 if (!Number.isInteger(rounds) || rounds < 1) throw new RangeError('Give the number of rounds, at least 1.')
+endWithChildren()
 process.exitCode = (await run(rounds)) ? 0 : 1

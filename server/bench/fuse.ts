@@ -11,7 +11,7 @@ import { availableParallelism, cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fillDisk, warm } from './disks.ts'
-import { finished, freePort, outputOf, type Running, startListening } from './process.ts'
+import { endWithChildren, finished, freePort, outputOf, type Running, startListening } from './process.ts'
 import { spreadOf } from './report.ts'
 
 const MIB = 2 ** 20
@@ -193,4 +193,5 @@ async function run(rounds: number, row: string): Promise<boolean> {
 
 const rounds = Number(process.argv[2] ?? 5)
 if (!Number.isInteger(rounds) || rounds < 1) throw new RangeError('Give the number of rounds, at least 1.')
+endWithChildren()
 process.exitCode = (await run(rounds, process.argv[3] ?? '')) ? 0 : 1

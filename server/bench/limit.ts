@@ -13,11 +13,13 @@ import { join } from 'node:path'
 import { addressOf, pwrite, tryPreadCached, tryReceive, trySend } from '../linux/syscalls.ts'
 import { drop, needDisk, warm } from './disks.ts'
 import { type FioJob, fioOnFile } from './fio.ts'
+import { endWithChildren } from './process.ts'
 
 const GIB = 2 ** 30
 const SECONDS = 1
 const CALLS = 50_000
 const directory = join(tmpdir(), 'ondemand-disk-bench')
+endWithChildren()
 mkdirSync(directory, { recursive: true })
 needDisk(directory, 'disk', GIB)
 const disk = join(directory, 'disk')

@@ -14,7 +14,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { makeAuthority } from '../client/test-certificates.ts'
 import { needDisk, needSparseDisks } from './disks.ts'
-import { outputOf } from './process.ts'
+import { endWithChildren, outputOf } from './process.ts'
 import { mergedTable, type Rounds, rowText, tableText, verdictsOf } from './report.ts'
 import type { Measurement, Row } from './row.ts'
 import { ROWS } from './rows.ts'
@@ -124,6 +124,7 @@ const saves =
 if (values.list) {
   for (const { name, how } of chosen) process.stdout.write(`${name.padEnd(24)} ${how}\n`)
 } else {
+  endWithChildren()
   const scratch = mkdtempSync(join(tmpdir(), 'ondemand-disk-bench-run-'))
   const certificates = join(scratch, 'server')
   makeAuthority(join(scratch, 'authority'), 'bench').issue(certificates, 'server', 'DNS:localhost')

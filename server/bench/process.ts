@@ -4,6 +4,57 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { connect as connectSocket, createServer, type NetConnectOpts } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 
+/** Processes that went to the background: they are children of nobody. */
+const daemons = new Set<number>()
+
+const STATUS_OF = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const
+
+/** How long what was started has to end before it is killed, in ms. */
+const PATIENCE_MS = 10_000
+
+/**
+ * From now on nothing that this process starts outlives it. By SIGINT, SIGTERM or SIGHUP its children are asked to end, so that
+ * they take their mounts away, and it ends when they and theirs are gone. What is there after `patienceMs`, or at any other end of
+ * this process, is killed. Benchmarks that were interrupted left their servers running at full speed.
+ */
+export function endWithChildren(patienceMs = PATIENCE_MS): void {
+  const known = new Set<number>()
+  // What has lost its parent meanwhile is no descendant any more.
+  const left = () => {
+    for (const pid of withDescendants([process.pid, ...daemons])) known.add(pid)
+    known.delete(process.pid)
+    for (const pid of known) if (!isRunning(pid)) known.delete(pid)
+    return known
+  }
+  let isEnding = false
+  const end = async (status: number) => {
+    // Who says it twice does not want to wait.
+    if (isEnding) process.exit(status)
+    isEnding = true
+    const deadline = performance.now() + patienceMs
+    for (const pid of left()) {
+      if (Number(statOf(pid)?.[1]) === process.pid || daemons.has(pid)) send(pid, 'SIGTERM')
+      // One that stands still ends when it goes on.
+      send(pid, 'SIGCONT')
+    }
+    while (left().size > 0 && performance.now() < deadline) await sleep(20)
+    process.exit(status)
+  }
+  for (const [signal, status] of Object.entries(STATUS_OF)) process.on(signal, () => void end(status))
+  process.on('exit', () => {
+    for (const pid of left()) send(pid, 'SIGKILL')
+  })
+}
+
+/** It may have ended just now. */
+function send(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
+}
+
 /** Ends well with code 0 or by a signal. */
 export function finished(child: ChildProcess): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -81,6 +132,7 @@ export async function startListening(
     await outputOf(program, args)
     await untilListening(where)
     const pid = Number(readFileSync(pidFile, 'latin1'))
+    daemons.add(pid)
     return { pid, stop: () => endProcess(pid) }
   }
   const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'] })
@@ -104,8 +156,7 @@ async function endProcess(pid: number): Promise<void> {
   if (statOf(pid) === undefined) return
   process.kill(pid, 'SIGTERM')
   for (let tries = 0; tries < 500; tries++) {
-    const state = statOf(pid)?.[0]
-    if (state === undefined || state === 'Z') return
+    if (!isRunning(pid)) return
     await sleep(20)
   }
   process.kill(pid, 'SIGKILL')
@@ -119,6 +170,11 @@ function statOf(pid: number | string): string[] | undefined {
   } catch {
     return undefined
   }
+}
+
+function isRunning(pid: number): boolean {
+  const state = statOf(pid)?.[0]
+  return state !== undefined && state !== 'Z'
 }
 
 /** The processes and all their descendants. */
