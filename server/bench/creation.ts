@@ -7,10 +7,10 @@
  */
 import { spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { availableParallelism, cpus, tmpdir } from 'node:os'
+import { availableParallelism, cpus } from 'node:os'
 import { join } from 'node:path'
 import { connect } from '../client/client.ts'
-import { endWithChildren, finished, freePort, startListening } from './process.ts'
+import { endWithChildren, finished, freePort, scratchFolder, startListening } from './process.ts'
 
 const SIZE = '1G'
 /** What the product promises: so many ms over the cost of making the disk. */
@@ -80,7 +80,7 @@ const median = (values: readonly number[]) =>
 const shown = (ms: number) => ms.toFixed(1).padStart(7)
 
 async function run(rounds: number): Promise<boolean> {
-  const folder = await mkdtemp(join(tmpdir(), 'ondemand-disk-bench-'))
+  const folder = scratchFolder()
   const all: Candidate[] = []
   const times: number[][] = [[], [], []]
   try {

@@ -4,12 +4,12 @@
  *
  *     npm run bench:forward [-- ROUNDS]
  */
-import { mkdtempSync, rmSync } from 'node:fs'
-import { availableParallelism, cpus, tmpdir } from 'node:os'
+import { rmSync } from 'node:fs'
+import { availableParallelism, cpus } from 'node:os'
 import { join } from 'node:path'
 import { fillDisk, warm } from './disks.ts'
 import { type FioJob, fio } from './fio.ts'
-import { endWithChildren, type Running, startListening } from './process.ts'
+import { endWithChildren, type Running, scratchFolder, startListening } from './process.ts'
 import { spreadOf } from './report.ts'
 
 /** Forwarded divided by direct: at most for latency, at least for throughput. */
@@ -53,7 +53,7 @@ function told(load: Load, name: string, value: number, direct: number): string {
 }
 
 async function run(rounds: number): Promise<boolean> {
-  const folder = mkdtempSync(join(tmpdir(), 'ondemand-disk-bench-'))
+  const folder = scratchFolder()
   const disk = join(folder, 'disk')
   const [direct = '', forwarded = '', peer = ''] = ['direct', 'forwarded', 'nbdkit'].map(name =>
     join(folder, `${name}.sock`),

@@ -6,12 +6,20 @@
  *     npm run bench:fuse [-- ROUNDS [ROW]]     ROW: only those whose group and name contain this
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { availableParallelism, cpus, tmpdir } from 'node:os'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { availableParallelism, cpus } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fillDisk, warm } from './disks.ts'
-import { endWithChildren, finished, freePort, outputOf, type Running, startListening } from './process.ts'
+import {
+  endWithChildren,
+  finished,
+  freePort,
+  outputOf,
+  type Running,
+  scratchFolder,
+  startListening,
+} from './process.ts'
 import { spreadOf } from './report.ts'
 
 const MIB = 2 ** 20
@@ -136,7 +144,7 @@ async function mountAll(
 async function runGroup(group: string, rounds: number, row: string): Promise<boolean> {
   const loads = loadsOf(group, row)
   if (loads.length === 0) return true
-  const folder = mkdtempSync(join(tmpdir(), 'ondemand-disk-bench-'))
+  const folder = scratchFolder()
   const image = join(folder, 'image')
   const all: Mounted[] = []
   let server: Running | undefined

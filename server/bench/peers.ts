@@ -14,7 +14,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { makeAuthority } from '../client/test-certificates.ts'
 import { needDisk, needSparseDisks } from './disks.ts'
-import { endWithChildren, outputOf } from './process.ts'
+import { endWithChildren, outputOf, scratchFolder } from './process.ts'
 import { mergedTable, type Rounds, rowText, tableText, verdictsOf } from './report.ts'
 import type { Measurement, Row } from './row.ts'
 import { ROWS } from './rows.ts'
@@ -125,7 +125,7 @@ if (values.list) {
   for (const { name, how } of chosen) process.stdout.write(`${name.padEnd(24)} ${how}\n`)
 } else {
   endWithChildren()
-  const scratch = mkdtempSync(join(tmpdir(), 'ondemand-disk-bench-run-'))
+  const scratch = scratchFolder()
   const certificates = join(scratch, 'server')
   makeAuthority(join(scratch, 'authority'), 'bench').issue(certificates, 'server', 'DNS:localhost')
   const terms = { rounds, seconds, directory: values.directory, scratch, certificates, before: values.before }

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -21,13 +21,13 @@ const SERVER = `
 
 /** A benchmark of that server, which then does `last`. */
 const benchOf = (last: string) => `
-  import { endWithChildren, freePort, startListening } from ${JSON.stringify(join(import.meta.dirname, 'process.ts'))}
+  import { endWithChildren, freePort, scratchFolder, startListening } from ${JSON.stringify(join(import.meta.dirname, 'process.ts'))}
   const [file] = process.argv.slice(1)
   endWithChildren(300)
   const port = await freePort()
   const argv = [process.execPath, '-e', ${JSON.stringify(SERVER)}, String(port), file]
   await startListening(argv, { port, host: '127.0.0.1' })
-  process.stdout.write('It listens.')
+  process.stdout.write(scratchFolder())
   ${last}`
 
 /** Runs a benchmark, with a signal when its server listens. Returns its status, and the ids of what it had started. */
@@ -37,9 +37,10 @@ async function bench(last: string, signal?: NodeJS.Signals): Promise<{ status: n
     stdio: ['ignore', 'pipe', 'ignore'],
   })
   const ended = once(child, 'exit')
-  await once(child.stdout, 'data')
+  const [scratch] = await once(child.stdout, 'data')
   if (signal !== undefined) child.kill(signal)
   const [status] = await ended
+  expect(existsSync(String(scratch))).toBe(false)
   return { status, pids: readFileSync(file, 'utf8').split(' ').map(Number) }
 }
 

@@ -1,11 +1,22 @@
 /** Child processes of the benchmarks: started, awaited until they listen, measured in /proc, and ended. */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { readdirSync, readFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { connect as connectSocket, createServer, type NetConnectOpts } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 /** Processes that went to the background: they are children of nobody. */
 const daemons = new Set<number>()
+
+const folders = new Set<string>()
+
+/** A new folder for a benchmark, which is removed when `endWithChildren` has ended it, if it has not done so before. */
+export function scratchFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'ondemand-disk-bench-'))
+  folders.add(folder)
+  return folder
+}
 
 const STATUS_OF = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const
 
@@ -31,6 +42,8 @@ export function endWithChildren(patienceMs = PATIENCE_MS): void {
     // Who says it twice does not want to wait.
     if (isEnding) process.exit(status)
     isEnding = true
+    // What was measured fails now, which is nobody's news.
+    process.on('uncaughtException', () => undefined)
     const deadline = performance.now() + patienceMs
     for (const pid of left()) {
       if (Number(statOf(pid)?.[1]) === process.pid || daemons.has(pid)) send(pid, 'SIGTERM')
@@ -43,6 +56,8 @@ export function endWithChildren(patienceMs = PATIENCE_MS): void {
   for (const [signal, status] of Object.entries(STATUS_OF)) process.on(signal, () => void end(status))
   process.on('exit', () => {
     for (const pid of left()) send(pid, 'SIGKILL')
+    // What was mounted in it by one that was killed may need a moment to go.
+    for (const folder of folders) rmSync(folder, { recursive: true, force: true, maxRetries: 5 })
   })
 }
 
