@@ -57,11 +57,18 @@ function maskOfByte(prefix: number, index: number): number {
   return 0xff & (0xff << (8 - bits))
 }
 
+const IPV4 = /^(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})$/
+
 function parseIpv4(text: string): Uint8Array | undefined {
-  const parts = text.split('.')
-  if (parts.length !== 4) return undefined
-  if (!parts.every(part => /^(0|[1-9][0-9]{0,2})$/.test(part) && Number(part) <= 255)) return undefined
-  return Uint8Array.from(parts, Number)
+  const match = IPV4.exec(text)
+  if (match === null) return undefined
+  const bytes = new Uint8Array(4)
+  for (let index = 0; index < 4; index++) {
+    const value = Number(match[index + 1])
+    if (value > 255) return undefined
+    bytes[index] = value
+  }
+  return bytes
 }
 
 function parseIpv6(text: string): Uint8Array | undefined {

@@ -117,6 +117,23 @@ test('every level is limited and keeps its level', () => {
   }
 })
 
+test('lines below the level of the log are neither passed on nor counted', () => {
+  const quiet = limitLog(log, { level: 'warn' })
+  for (let n = 0; n < 11; n++) {
+    quiet.error({ client: 'a' }, 'e')
+    quiet.warn({ client: 'a' }, 'w')
+    quiet.info({ client: 'a' }, 'i')
+    quiet.debug({ client: 'a' }, 'd')
+  }
+  expect(vi.getTimerCount()).toBe(2)
+  quiet.close()
+  expect(lines.map(({ level }) => level)).toEqual([
+    ...Array(10).fill(['error', 'warn']).flat(),
+    'error',
+    'warn',
+  ])
+})
+
 test('close tells what is held back and leaves no timer', () => {
   refuse('10.0.0.1', 12)
   limited.close()

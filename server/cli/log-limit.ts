@@ -1,5 +1,6 @@
 import type { Log, LogFields } from './log.ts'
 import { bounded } from './printable.ts'
+import { LOG_LEVELS, type LogLevel } from './serve-option-table.ts'
 
 /** Bounds of a limited log; the defaults are for warnings that a client can cause at will. */
 export interface LogLimits {
@@ -11,20 +12,26 @@ export interface LogLimits {
   readonly perMessage: number
   /** Messages that are counted apart; further ones share one count. */
   readonly messages: number
+  /** What the log does not write, being below this level, is not counted either. */
+  readonly level: LogLevel
 }
 
-const DEFAULT_LIMITS: LogLimits = { windowMs: 10_000, perClient: 10, perMessage: 100, messages: 64 }
+const DEFAULT_LIMITS: LogLimits = {
+  windowMs: 10_000,
+  perClient: 10,
+  perMessage: 100,
+  messages: 64,
+  level: 'debug',
+}
 
 /** A log whose repetitions are held back; `close` tells what is still held back and ends its timers. */
 export interface LimitedLog extends Log {
   close(): void
 }
 
-type Level = 'error' | 'warn' | 'info' | 'debug'
-
 /** One message's window, from its first line on. It holds no more clients than lines. */
 interface Window {
-  readonly level: Level
+  readonly level: LogLevel
   readonly linesPerClient: Map<string, number>
   lines: number
   suppressed: number
@@ -43,7 +50,7 @@ const MAX_CLIENT = 256
  * another one for each connection.
  */
 export function limitLog(log: Log, limits: Partial<LogLimits> = {}): LimitedLog {
-  const { windowMs, perClient, perMessage, messages } = { ...DEFAULT_LIMITS, ...limits }
+  const { windowMs, perClient, perMessage, messages, level: least } = { ...DEFAULT_LIMITS, ...limits }
   const windows = new Map<string, Window>()
 
   const endWindow = (message: string): void => {
@@ -59,7 +66,7 @@ export function limitLog(log: Log, limits: Partial<LogLimits> = {}): LimitedLog 
     )
   }
 
-  const write = (level: Level, fields: LogFields, message: string): void => {
+  const write = (level: LogLevel, fields: LogFields, message: string): void => {
     const key = windows.has(message) || windows.size < messages ? message : OTHER_MESSAGES
     let window = windows.get(key)
     if (window === undefined) {
@@ -81,11 +88,16 @@ export function limitLog(log: Log, limits: Partial<LogLimits> = {}): LimitedLog 
     log[level](fields, message)
   }
 
+  const line = (level: LogLevel) => {
+    if (LOG_LEVELS.indexOf(level) > LOG_LEVELS.indexOf(least)) return () => {}
+    return (fields: LogFields, message: string) => write(level, fields, message)
+  }
+
   return {
-    error: (fields, message) => write('error', fields, message),
-    warn: (fields, message) => write('warn', fields, message),
-    info: (fields, message) => write('info', fields, message),
-    debug: (fields, message) => write('debug', fields, message),
+    error: line('error'),
+    warn: line('warn'),
+    info: line('info'),
+    debug: line('debug'),
     close: () => {
       for (const message of [...windows.keys()]) endWindow(message)
     },

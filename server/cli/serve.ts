@@ -54,7 +54,7 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
   // Before anything is started that would inherit what they say.
   const activated = takeActivatedSockets()
   const log = createLog(options.logLevel, 2, process.stderr.isTTY)
-  const limitedLog = limitLog(log)
+  const limitedLog = limitLog(log, { level: options.logLevel })
   const metrics = new ServerMetrics()
   const activity = new Activity()
   let readiness: Readiness = 'starting'

@@ -1,8 +1,9 @@
 /** A directory of disks: finds them, lists them, and makes each that is missing once. */
-import { constants } from 'node:fs'
+import { type BigIntStats, constants } from 'node:fs'
 import { access, opendir, realpath } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type NameRules, parseExportName } from '../../../crds/export-name.ts'
+import { type CachedLook, cachedLookIn } from '../../linux/cached-look.ts'
 import type { ContentOrder } from './content.ts'
 import { createDisk, type OnStep, type Workshop } from './create.ts'
 import { CreationAbortedError, codeOf, DirectoryError, TooManyDisksError, toError } from './errors.ts'
@@ -40,11 +41,19 @@ interface Creation {
   begun: boolean
 }
 
+interface Place {
+  /** Absolute, without links. */
+  readonly path: string
+  readonly records: Records
+  readonly look: CachedLook
+}
+
 /** An open directory of disks, to be shared by all backends that serve disks from it. */
 export class DiskDirectory {
   /** Absolute path, without links. */
   readonly path: string
   readonly records: Records
+  readonly #look: CachedLook
   readonly #workshop: Workshop | undefined
   readonly #maxDisks: number
   readonly #onProblem: ((problem: Error) => void) | undefined
@@ -54,9 +63,10 @@ export class DiskDirectory {
   #closed = false
 
   /** Use openDiskDirectory. */
-  constructor(path: string, records: Records, workshop: Workshop | undefined, options: DiskDirectoryOptions) {
+  constructor({ path, records, look }: Place, workshop: Workshop | undefined, options: DiskDirectoryOptions) {
     this.path = path
     this.records = records
+    this.#look = look
     this.#workshop = workshop
     this.#maxDisks = options.maxDisks ?? Number.POSITIVE_INFINITY
     this.#onProblem = options.onProblem
@@ -65,6 +75,11 @@ export class DiskDirectory {
   /** Whether disks may be made here. */
   get creates(): boolean {
     return this.#workshop !== undefined && !this.#closed
+  }
+
+  /** The file of this name as it is now, without waiting; undefined where that cannot be told, or it is no file. */
+  glance(fileName: string): BigIntStats | undefined {
+    return this.#look(join(this.path, fileName))
   }
 
   /** Waits for a creation of this disk that is under way. Throws what it throws, or CreationAbortedError. */
@@ -238,10 +253,12 @@ async function sweepWithoutMaking(hidden: string, onProblem?: (problem: Error) =
 export async function openDiskDirectory(options: DiskDirectoryOptions): Promise<DiskDirectory> {
   const { create, maxAtOnce, onProblem, onCreation, onStep } = options
   let path: string
+  let look: CachedLook
   try {
     path = await realpath(options.path)
     await (await opendir(path)).close()
     await access(path, R_OK | X_OK)
+    look = await cachedLookIn(path)
   } catch (error) {
     throw unusable(options.path, error, 'read')
   }
@@ -249,7 +266,7 @@ export async function openDiskDirectory(options: DiskDirectoryOptions): Promise<
   const records = new Records(path, hidden)
   if (!create) {
     await sweepWithoutMaking(hidden, onProblem)
-    return new DiskDirectory(path, records, undefined, options)
+    return new DiskDirectory({ path, records, look }, undefined, options)
   }
   try {
     await makeDirectory(hidden)
@@ -267,7 +284,7 @@ export async function openDiskDirectory(options: DiskDirectoryOptions): Promise<
       records,
       ...(onStep === undefined ? {} : { onStep }),
     }
-    return new DiskDirectory(path, records, workshop, options)
+    return new DiskDirectory({ path, records, look }, workshop, options)
   } catch (error) {
     throw unusable(options.path, error, 'make disks')
   }

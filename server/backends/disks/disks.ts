@@ -1,4 +1,5 @@
 /** The backend of disks that are files of a directory and are made when they are first asked for. */
+import type { BigIntStats } from 'node:fs'
 import { DEFAULT_NAME, type NameRules, parseExportName } from '../../../crds/export-name.ts'
 import { lockFile, unlockFile } from '../../linux/syscalls.ts'
 import { API_VERSION, type Backend, type OpenContext, type ProbeResult } from '../backend.ts'
@@ -44,16 +45,25 @@ interface SharedDisk {
   /** The file, however it is used. */
   readonly file: string
   readonly disk: FileDisk
+  /** Who might open the file when it was opened. */
+  readonly rights: string
   users: number
 }
 
+/** What has been looked at. */
+type Found = Pick<OpenContent, 'size' | 'stats'>
+
 /** Identifies the file as long as it is open. */
-const fileKey = ({ stats }: OpenContent) => `${stats.dev} ${stats.ino}`
+const fileKey = ({ stats }: Found) => `${stats.dev} ${stats.ino}`
+
+const rightsOf = ({ mode, uid, gid }: BigIntStats) => `${mode} ${uid} ${gid}`
 
 /** Identifies what may share a lock. The inode tells a disk from one made after it was deleted. */
-function sharingKey(fileName: string, { stats }: OpenContent, readOnly: boolean): string {
+function sharingKey(fileName: string, { stats }: Found, readOnly: boolean): string {
   return `${readOnly ? 'read' : 'write'} ${stats.dev} ${stats.ino} ${fileName}`
 }
+
+const openingKey = (fileName: string, readOnly: boolean) => `${readOnly ? 'read' : 'write'} ${fileName}`
 
 /**
  * Makes a backend over a directory of disks. Throws RecipeError for an impossible size. Its `open` throws
@@ -68,6 +78,8 @@ export function createDisksBackend(config: DisksConfig) {
   checkSize(recipe, size)
   const shared = new Map<string, SharedDisk>()
   const byDisk = new Map<FileDisk, SharedDisk>()
+  /** Files that are being opened, which those who come now will share. */
+  const openings = new Map<string, Promise<unknown>>()
   /** By file: what its writers, also those that come now, have to wait for. */
   const barriers = new Map<string, WriteBarrier>()
   const copies = new Map<string, Promise<unknown>>()
@@ -77,21 +89,31 @@ export function createDisksBackend(config: DisksConfig) {
     return parseExportName(config.fileName(exportName), 'relaxed')
   }
 
+  function join(entry: SharedDisk, { size }: Found): SharedDisk {
+    entry.users++
+    entry.disk.size = Math.max(entry.disk.size, size)
+    return entry
+  }
+
+  /** Shares a file that is open in the same way without opening it once more. */
+  function tryJoin(fileName: string, stats: BigIntStats, readOnly: boolean): FileDisk | undefined {
+    const found = { size: Number(stats.size), stats }
+    const entry = shared.get(sharingKey(fileName, found, readOnly))
+    // Where these have changed, whether it may be opened still is for the kernel to say.
+    return entry?.rights === rightsOf(stats) ? join(entry, found).disk : undefined
+  }
+
   /** Synchronous from the look into the map to the entry in it, so that two openers cannot both miss. */
   function tryShare(fileName: string, opened: OpenContent, readOnly: boolean): SharedDisk | undefined {
     const key = sharingKey(fileName, opened, readOnly)
     const existing = shared.get(key)
-    if (existing !== undefined) {
-      existing.users++
-      existing.disk.size = Math.max(existing.disk.size, opened.size)
-      return existing
-    }
+    if (existing !== undefined) return join(existing, opened)
     const { fd, blockDevice } = opened
     if (!lockFile(fd, readOnly ? 'read' : 'write')) return undefined
     const disk = fileDisk(fd, opened.size, { durable: true, readOnly, blockDevice })
     const file = fileKey(opened)
     disk.barrier = barriers.get(file)
-    const entry = { key, file, disk, users: 1 }
+    const entry = { key, file, disk, rights: rightsOf(opened.stats), users: 1 }
     shared.set(key, entry)
     byDisk.set(disk, entry)
     return entry
@@ -113,6 +135,40 @@ export function createDisksBackend(config: DisksConfig) {
     }
   }
 
+  async function openAnew(
+    fileName: string,
+    readOnly: boolean,
+    signal: AbortSignal,
+    seen?: BigIntStats,
+  ): Promise<FileDisk | undefined> {
+    const opened = await openExisting(directory, fileName, readOnly, seen)
+    if (signal.aborted) {
+      if (opened !== undefined) await closeDescriptor(opened.fd)
+      throw new CreationAbortedError({ cause: signal.reason })
+    }
+    return opened && (await share(fileName, opened, readOnly))
+  }
+
+  /** Undefined if there is nothing of that name. A file that is in sight is opened once for all who come meanwhile. */
+  async function openOrJoin(
+    fileName: string,
+    readOnly: boolean,
+    signal: AbortSignal,
+  ): Promise<FileDisk | undefined> {
+    const seen = signal.aborted ? undefined : directory.glance(fileName)
+    if (seen === undefined) return await openAnew(fileName, readOnly, signal)
+    const joined = tryJoin(fileName, seen, readOnly)
+    if (joined !== undefined) return joined
+    const key = openingKey(fileName, readOnly)
+    const opening = openAnew(fileName, readOnly, signal, seen)
+    openings.set(key, opening)
+    try {
+      return await opening
+    } finally {
+      if (openings.get(key) === opening) openings.delete(key)
+    }
+  }
+
   async function open(
     exportName: string,
     { readOnly, requestedSize, signal }: OpenContext,
@@ -122,12 +178,14 @@ export function createDisksBackend(config: DisksConfig) {
     for (let round = 0; round < MAX_ROUNDS; round++) {
       // A disk whose creation is under way may have its name already, but is not durable yet.
       await directory.settled(fileName, signal)
-      const opened = await openExisting(directory, fileName, readOnly)
-      if (signal.aborted) {
-        if (opened !== undefined) await closeDescriptor(opened.fd)
-        throw new CreationAbortedError({ cause: signal.reason })
+      const opening = openings.get(openingKey(fileName, readOnly))
+      if (opening !== undefined) {
+        await opening.catch(() => {})
+        // Deleted meanwhile, it may be being made again.
+        await directory.settled(fileName, signal)
       }
-      if (opened !== undefined) return await share(fileName, opened, readOnly)
+      const disk = await openOrJoin(fileName, readOnly, signal)
+      if (disk !== undefined) return disk
       if (!directory.creates) throw new NoSuchDiskError(fileName)
       await directory.create(fileName, order, signal)
     }

@@ -1,5 +1,5 @@
 /** Finds and opens disks that exist, and nothing else that a directory may hold. */
-import { constants, fstatSync } from 'node:fs'
+import { type BigIntStats, constants, fstatSync } from 'node:fs'
 import { join } from 'node:path'
 import { quote } from '../../../crds/quote.ts'
 import { foreignKind, type OpenContent, sizeOf } from './content.ts'
@@ -21,9 +21,13 @@ interface Location {
 }
 
 /** Where to open the disk of this name; undefined if there is nothing. Throws NotADiskError. */
-async function locate({ path, records }: DiskPlace, fileName: string): Promise<Location | undefined> {
+async function locate(
+  { path, records }: DiskPlace,
+  fileName: string,
+  seen: BigIntStats | undefined,
+): Promise<Location | undefined> {
   const entry = join(path, fileName)
-  const stats = await lookUp(entry)
+  const stats = seen ?? (await lookUp(entry))
   if (stats === undefined) return undefined
   if (stats.isFile()) return { path: entry, followed: false }
   const foreign = foreignKind(stats)
@@ -69,15 +73,17 @@ async function openLocation(
 }
 
 /**
- * Opens the disk of this name. Undefined if there is nothing of that name. Throws NotADiskError for what is
- * neither a file nor a link or block device that a command of ours made, DiskError if opening fails.
+ * Opens the disk of this name, which is not looked at again where it has been `seen` already. Undefined if there
+ * is nothing of that name. Throws NotADiskError for what is neither a file nor a link or block device that a
+ * command of ours made, DiskError if opening fails.
  */
 export async function openExisting(
   place: DiskPlace,
   fileName: string,
   readOnly: boolean,
+  seen?: BigIntStats,
 ): Promise<OpenContent | undefined> {
-  const location = await locate(place, fileName)
+  const location = await locate(place, fileName, seen)
   const fd = location && (await openLocation(fileName, location, readOnly))
   if (fd === undefined) return undefined
   try {
