@@ -162,16 +162,23 @@ export class IoRing {
 
   /**
    * Reads into memory that the waiter keeps alive, and calls it later. At most RING_ENTRIES may be under way; the
-   * caller counts.
+   * caller counts. `mayBlock`: asking for it could hold the event loop, which is left to a thread of the kernel's then.
    */
-  read(fd: number, address: number, length: number, offset: number, waiter: RingWaiter): void {
+  read(
+    fd: number,
+    address: number,
+    length: number,
+    offset: number,
+    waiter: RingWaiter,
+    mayBlock = false,
+  ): void {
     const slot = this.#freeSlots.pop()
     if (slot === undefined) throw new RangeError('More reads than the ring has entries are under way.')
     this.#waiters[slot] = waiter
     const tail = (this.#ring[this.#sqTail] as number) + this.#prepared
     const at = (tail & this.#sqMask) * SQE_WORDS
     const entries = this.#entries
-    entries[at] = length >= LARGE ? IORING_OP_READ | IOSQE_ASYNC : IORING_OP_READ
+    entries[at] = mayBlock || length >= LARGE ? IORING_OP_READ | IOSQE_ASYNC : IORING_OP_READ
     entries[at + 1] = fd
     entries[at + 2] = offset % TWO_POW_32
     entries[at + 3] = offset / TWO_POW_32

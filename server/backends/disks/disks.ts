@@ -214,6 +214,11 @@ export function createDisksBackend(config: DisksConfig) {
   async function close(disk: FileDisk): Promise<void> {
     const entry = byDisk.get(disk)
     if (entry === undefined || --entry.users > 0) return
+    while (disk.trims.isBusy) {
+      // Whoever comes meanwhile shares the disk, and closes it in the end.
+      await disk.trims.settled()
+      if (entry.users > 0 || byDisk.get(disk) !== entry) return
+    }
     shared.delete(entry.key)
     byDisk.delete(disk)
     try {
@@ -252,6 +257,9 @@ export function createDisksBackend(config: DisksConfig) {
       const copying = copyOfNow(
         {
           ...{ fd, size },
+          async answeredTrims() {
+            for (const { disk } of entries()) await disk.trims.answeredDone()
+          },
           changes: () => entries().reduce((sum, { disk }) => sum + disk.changes, 0),
           setBarrier(barrier) {
             if (barrier === undefined) barriers.delete(file)

@@ -12,6 +12,7 @@ import { Lane } from './disk-queue.ts'
 import { fileExtents } from './file-extents.ts'
 import { type FileJob, takeJob } from './file-job.ts'
 import { GroupFlush } from './group-flush.ts'
+import { isLong, LateTrims, type Punch } from './late-trims.ts'
 import { lookForRead, READ_LINGER_MS, readLingerers } from './ring-reads.ts'
 import { beginWrite, endWrite, mayWriteNow } from './write-pressure.ts'
 
@@ -46,6 +47,13 @@ export interface FileDisk {
   refusedModes: number
   /** @internal writes, trims and zeroes that are under way */
   changes: number
+  /**
+   * @internal what may hold the file's lock for long, or must not be gone past by a write: large fallocates under way,
+   * and pending trims
+   */
+  exclusive: number
+  /** @internal */
+  trims: LateTrims
   /** @internal stands between the disk and its writers while a copy of it is made */
   barrier: WriteBarrier | undefined
 }
@@ -80,7 +88,7 @@ function isInMemory(fd: number): boolean {
 /** Wraps an open descriptor of a file or block device of `size` bytes. */
 export function fileDisk(fd: number, size: number, options: FileDiskOptions): FileDisk {
   const lane = new Lane()
-  return {
+  const disk: FileDisk = {
     fd,
     size,
     ...options,
@@ -91,8 +99,30 @@ export function fileDisk(fd: number, size: number, options: FileDiskOptions): Fi
     cachedReads: !options.blockDevice && isInMemory(fd) ? 'memory' : 'nowait',
     refusedModes: 0,
     changes: 0,
+    exclusive: 0,
+    trims: lateTrimsOf(
+      (offset, length, done) => punchHole(disk, offset, length, done),
+      () => disk,
+    ),
     barrier: undefined,
   }
+  return disk
+}
+
+/** Punches at once and in one piece. */
+export function punchHole(disk: FileDisk, offset: number, length: number, done: Completion): void {
+  takeJob(disk, 'trim', undefined, 0, length, offset, done).submit()
+}
+
+/** The late trims of a disk, which punch by `punch`. */
+export function lateTrimsOf(punch: Punch, disk: () => FileDisk): LateTrims {
+  return new LateTrims({
+    punch,
+    isHeld: () => disk().barrier !== undefined,
+    becameBusy(isBusy) {
+      disk().exclusive += isBusy ? 1 : -1
+    },
+  })
 }
 
 // The server uses two buffers over and over, its receive buffer and its reply buffer; their addresses
@@ -116,6 +146,8 @@ function cachedAddress(buffer: Buffer): number {
 function readImmediately(disk: FileDisk, address: number, length: number, offset: number): number {
   if (length > MAX_IMMEDIATE) return 0
   if (disk.cachedReads === 'nowait') {
+    // The kernel looks for what is not cached under a lock that fallocate holds, RWF_NOWAIT or not.
+    if (disk.exclusive > 0) return 0
     const read = tryPreadCached(disk.fd, address, length, offset)
     if (read >= 0) return read
     if (lastErrno() === ERRNO.EOPNOTSUPP) disk.cachedReads = 'unknown'
@@ -160,6 +192,14 @@ function range(
   return submit(takeJob(disk, operation, undefined, 0, length, offset, completion))
 }
 
+function flushNow(disk: FileDisk, completion: Completion): Outcome {
+  if (!disk.durable) return
+  const failure = disk.trims.takeFailure()
+  if (failure === undefined) disk.flushes.request(completion)
+  else disk.flushes.request({ complete: error => completion.complete(error ?? failure) })
+  return PENDING
+}
+
 /** The operations of the backend interface over a FileDisk. */
 export const fileOperations = {
   getSize: (disk: FileDisk) => disk.size,
@@ -183,7 +223,8 @@ export const fileOperations = {
   ): Outcome => submit(takeJob(disk, 'read', target, addressOf(target) + start, length, offset, completion)),
 
   pwriteNow(disk: FileDisk, source: Buffer, start: number, length: number, offset: number): number {
-    if (disk.barrier !== undefined || !mayWriteImmediately(disk, length, offset)) return 0
+    if (disk.barrier !== undefined || disk.exclusive > 0 || !mayWriteImmediately(disk, length, offset))
+      return 0
     const startedAt = beginWrite()
     const written = pwrite(disk.fd, cachedAddress(source) + start, length, offset)
     endWrite(startedAt)
@@ -199,10 +240,15 @@ export const fileOperations = {
     completion: Completion,
   ): Outcome => submit(takeJob(disk, 'write', source, addressOf(source) + start, length, offset, completion)),
 
+  /** Also waits for trims that were answered before they had ended: their space is free when a flush has ended. */
   flush(disk: FileDisk, completion: Completion): Outcome {
-    if (!disk.durable) return
-    disk.flushes.request(completion)
-    return PENDING
+    if (disk.trims.isBusy) {
+      const go = () => {
+        if (flushNow(disk, completion) !== PENDING) completion.complete()
+      }
+      if (disk.trims.afterAnswered(go)) return PENDING
+    }
+    return flushNow(disk, completion)
   },
 
   endBatch(disk: FileDisk, isLone: boolean): void {
@@ -210,7 +256,9 @@ export const fileOperations = {
   },
 
   trim: (disk: FileDisk, length: number, offset: number, completion: Completion): Outcome =>
-    range(disk, 'trim', length, offset, completion),
+    isLong(length) && disk.trims.add(offset, length, completion)
+      ? PENDING
+      : range(disk, 'trim', length, offset, completion),
 
   zero: (disk: FileDisk, length: number, offset: number, flags: ZeroFlags, completion: Completion): Outcome =>
     submit(

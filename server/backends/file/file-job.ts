@@ -37,6 +37,9 @@ const WAYS: Record<'trim' | 'zero' | 'zero-allocated', readonly (readonly number
   'zero-allocated': [[ZERO], [ALLOCATE, PUNCH, ALLOCATE]],
 }
 
+/** fallocates of more bytes than this are not over at once, and nobody else may write the file meanwhile. */
+const BRIEF = 2 ** 18
+
 const isChange = (operation: FileOperation) => operation !== 'read' && operation !== 'cache'
 
 const zeroes = Buffer.alloc(2 ** 20)
@@ -55,6 +58,8 @@ export class FileJob implements Job, RingWaiter {
   #fast = false
   #way = 0
   #step = 0
+  /** It counts in `FileDisk.exclusive`. */
+  #isExclusive = false
   /** Where it stands in line, once it does: for the ring or for the thread pool. */
   #ring: RingReads | undefined
   readonly #done: (error: Error | null, result: number) => void
@@ -85,16 +90,25 @@ export class FileJob implements Job, RingWaiter {
     this.#step = 0
   }
 
-  /** Puts the job in line. One that changes what a copy of the disk still has to read waits first. */
+  /**
+   * Puts the job in line. One that changes what is being trimmed, or what a copy of the disk still has to read, waits
+   * first.
+   */
   submit(): void {
     const disk = this.#disk as FileDisk
     if (isChange(this.operation)) {
-      const { barrier } = disk
+      const { barrier, trims } = disk
+      if (disk.exclusive > 0 && this.operation !== 'trim' && !trims.mayChange(this.#offset, this.#length)) {
+        trims.wait(() => this.submit())
+        return
+      }
       if (barrier !== undefined && !barrier.passes(this.#offset, this.#length)) {
         barrier.wait(this.#offset, this.#length, () => this.submit())
         return
       }
       disk.changes++
+      this.#isExclusive = this.operation !== 'write' && this.#length > BRIEF
+      if (this.#isExclusive) disk.exclusive++
     }
     this.#ring = this.operation === 'read' && disk.cachedReads === 'nowait' ? ringReads() : undefined
     if (this.#ring === undefined) diskQueue.submit(disk.lane, this)
@@ -105,7 +119,8 @@ export class FileJob implements Job, RingWaiter {
   start(): void {
     const disk = this.#disk as FileDisk
     if (this.#ring !== undefined) {
-      this.#ring.ring.read(disk.fd, this.#address, this.#length, this.#offset, this)
+      const mayBlock = disk.exclusive > 0
+      this.#ring.ring.read(disk.fd, this.#address, this.#length, this.#offset, this, mayBlock)
       return
     }
     switch (this.operation) {
@@ -228,6 +243,8 @@ export class FileJob implements Job, RingWaiter {
     this.#ring = undefined
     this.#completion = undefined
     this.buffer = undefined
+    if (this.#isExclusive) disk.exclusive--
+    this.#isExclusive = false
     if (isChange(this.operation) && --disk.changes === 0) disk.barrier?.idle()
     if (ring === undefined) diskQueue.finished(disk.lane)
     else ring.queue.finished(disk.readLane)

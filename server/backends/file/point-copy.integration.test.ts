@@ -32,6 +32,7 @@ function newDisk(directory: string): FileDisk {
 const sourceOf = (disk: FileDisk): CopySource => ({
   fd: disk.fd,
   size: SIZE,
+  answeredTrims: () => disk.trims.answeredDone(),
   changes: () => disk.changes,
   setBarrier(barrier) {
     disk.barrier = barrier

@@ -19,6 +19,8 @@ export interface CopySource {
   readonly size: number
   /** Puts a barrier before all who write the file, or will; undefined takes it away. */
   setBarrier(barrier: WriteBarrier | undefined): void
+  /** When the trims are done that have been answered until now (see late-trims.ts). What comes later is dropped. Default: none are. */
+  answeredTrims?(): Promise<void>
   /** Changes that have begun and not ended. */
   changes(): number
 }
@@ -103,6 +105,8 @@ export async function copyOfNow(source: CopySource, to: number, signal: AbortSig
     const result = await inTurn(lane, start)
     if (result < 0) throw new SystemCallError(name, -result)
   }
+  await source.answeredTrims?.()
+  signal.throwIfAborted()
   // What is to be written out before blocks can be shared is written before anybody has to wait for it.
   await call('fdatasync', done => fdatasync.async(from, done))
   const hold = new Hold()

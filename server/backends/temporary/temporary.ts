@@ -81,7 +81,11 @@ export function createTemporaryBackend(config: TemporaryConfig) {
     probe: (_name, requestedSize) => (recipe.fillsFile ? { size: requestedSize ?? size } : undefined),
     listExports: () => [''],
     async close(disk) {
-      if (disks.delete(disk)) await closeDescriptor(disk.fd)
+      if (!disks.delete(disk)) return
+      // Of a disk that nobody will see again no holes are needed.
+      disk.trims.drop()
+      await disk.trims.settled()
+      await closeDescriptor(disk.fd)
     },
     canWrite: disk => !disk.readOnly,
   } satisfies Backend<FileDisk>
