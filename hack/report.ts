@@ -14,6 +14,8 @@ interface Names {
   readonly failures: string[]
   /** What passed only when it was tried again, and why it had failed. */
   readonly unsteady: string[]
+  /** Of those, all that was said of the failure, in many lines: nobody else keeps it. */
+  readonly firstTries: string[]
 }
 
 /**
@@ -21,12 +23,12 @@ interface Names {
  * reason (`context.skip('the reason')` does), and always when `strict`: a machine of CI must run everything.
  *
  * With `logs`, a folder, it also leaves there `SUITE.counts` (`passed failed skipped`) and, where there are any,
- * `SUITE.skipped`, `SUITE.failed` and `SUITE.unsteady` (a line each), for `hack/test` to sum up.
+ * `SUITE.skipped`, `SUITE.failed` and `SUITE.unsteady` (a line each), for `hack/test` to sum up, and `SUITE.first-tries.log`.
  */
 export function tallyReporter(strict: boolean, logs?: { folder: string; suite: string }): Reporter {
   return {
     onTestRunEnd(modules, unhandledErrors) {
-      const { tally, skips, failures, unsteady } = count(modules, strict)
+      const { tally, skips, failures, unsteady, firstTries } = count(modules, strict)
       tally.failed += unhandledErrors.length
       failures.push(...unhandledErrors.map(({ message }) => failureText('Outside a test', message)))
       if (tally.failed > 0) process.exitCode = 1
@@ -36,6 +38,7 @@ export function tallyReporter(strict: boolean, logs?: { folder: string; suite: s
         if (skips.length > 0) appendFileSync(`${folder}/${suite}.skipped`, skips.join(''))
         if (failures.length > 0) appendFileSync(`${folder}/${suite}.failed`, failures.join(''))
         if (unsteady.length > 0) appendFileSync(`${folder}/${suite}.unsteady`, unsteady.join(''))
+        if (firstTries.length > 0) writeFileSync(`${folder}/${suite}.first-tries.log`, firstTries.join(''))
       } else if (skips.length > 0) {
         process.stdout.write(`\nSkipped:\n${skips.join('')}`)
       }
@@ -50,6 +53,7 @@ function count(modules: readonly TestModule[], strict: boolean): Names & { tally
   const skips: string[] = []
   const failures: string[] = []
   const unsteady: string[] = []
+  const firstTries: string[] = []
   for (const module of modules) {
     // A module that does not load, or a hook that fails, is a failure without a test of its own.
     let broken = false
@@ -65,7 +69,11 @@ function count(modules: readonly TestModule[], strict: boolean): Names & { tally
       const name = `${module.relativeModuleId} > ${test.fullName}`
       if (result.state === 'passed') {
         tally.passed++
-        if (test.diagnostic()?.flaky) unsteady.push(failureText(name, result.errors?.[0]?.message))
+        if (!test.diagnostic()?.flaky) continue
+        unsteady.push(failureText(name, result.errors?.[0]?.message))
+        firstTries.push(
+          ...(result.errors ?? []).map(({ stack, message }) => `${name}: ${stack ?? message}\n\n`),
+        )
       } else if (result.state === 'failed') {
         tally.failed++
         failures.push(failureText(name, result.errors[0]?.message))
@@ -80,5 +88,5 @@ function count(modules: readonly TestModule[], strict: boolean): Names & { tally
       }
     }
   }
-  return { tally, skips, failures, unsteady }
+  return { tally, skips, failures, unsteady, firstTries }
 }
