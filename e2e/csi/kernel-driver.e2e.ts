@@ -8,7 +8,7 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { check, run, type ServerProcess, scratch, startServer } from '../harness.ts'
-import { COMMAND_LINE, HOME, makeGuestTree, needThinClient } from '../thin-client/guest.ts'
+import { COMMAND_LINE, HOME, makeGuestTree, needThinClient, toldBy } from '../thin-client/guest.ts'
 
 /** Seconds. Node on an emulated processor takes 5 s to start, and many times that on a machine with much to do. */
 const BOOT_LIMIT = 1800
@@ -87,7 +87,7 @@ test('The node plug-in has its volumes on devices of the kernel driver, whatever
       env: { MEMORY: '2048', PROCESSORS: '2' },
     },
   )
-  expect(booted.status, booted.stdout).toBe(0)
+  expect(booted.status, toldBy(booted)).toBe(0)
   expect(await server.stop()).toBe(0)
   await check('e2fsck', ['-fn', join(disks, 'data')])
   expect((await readFile(join(disks, 'raw'))).toString('latin1', 0, 4)).toBe('raw\0')

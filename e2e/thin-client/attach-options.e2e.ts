@@ -3,7 +3,7 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { check, run, type ServerProcess, scratch, startServer } from '../harness.ts'
-import { COMMAND_LINE, makeGuestTree, needThinClient } from './guest.ts'
+import { COMMAND_LINE, makeGuestTree, needThinClient, toldBy } from './guest.ts'
 import { signalPost } from './signal-post.ts'
 
 /** Seconds. Node on an emulated processor takes 5 s to start, and many times that on a machine with much to do. */
@@ -93,7 +93,7 @@ after" ] || exit 23
     },
   })
   await acting
-  expect(booted.status, booted.stdout).toBe(0)
+  expect(booted.status, toldBy(booted)).toBe(0)
   expect(booted.stdout).toMatch(new RegExp(`^/dev/nbd\\d+ +nbd +ro ${uri('alice')}$`, 'm'))
   expect(booted.stdout).toContain('for reading only')
   expect(booted.stdout).toContain('is mounted on /mnt')

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { check, run, type ServerProcess, scratch, startServer } from '../harness.ts'
-import { COMMAND_LINE, makeGuestTree, needThinClient } from './guest.ts'
+import { COMMAND_LINE, makeGuestTree, needThinClient, toldBy } from './guest.ts'
 import { signalPost } from './signal-post.ts'
 
 /** Seconds. Node on an emulated processor takes 5 s to start, and many times that on a machine with much to do. */
@@ -79,8 +79,8 @@ test('A server that is killed and started again ten times goes unnoticed by a di
   })
   hasEnded = true
   const restarts = await restarting
-  expect(booted.status, booted.stdout).toBe(0)
-  expect(restarts, booted.stdout).toBe(RESTARTS)
+  expect(booted.status, toldBy(booted)).toBe(0)
+  expect(restarts, toldBy(booted)).toBe(RESTARTS)
   expect(booted.stdout).toMatch(new RegExp(`^/dev/nbd\\d+ +nbd +rw ${uri}$`, 'm'))
   // That each new server had the disk in use again is told by its own log, above. One that is killed at once may go
   // unseen by a watcher on an emulated processor.

@@ -7,7 +7,7 @@ import { type AddressInfo, createServer as createTcpServer } from 'node:net'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { check, needPrograms, run, type ServerProcess, scratch, startServer } from '../harness.ts'
-import { COMMAND_LINE, makeGuestTree, needThinClient } from './guest.ts'
+import { COMMAND_LINE, makeGuestTree, needThinClient, toldBy } from './guest.ts'
 
 /** Seconds. Node on an emulated processor takes 5 s to start, and many times that on a machine with much to do. */
 const BOOT_LIMIT = 1200
@@ -110,12 +110,16 @@ test('Via nbd, a disk grows under its filesystem, unless its server does not ser
     'foreign-larger': () => truncate(foreignDisk, 4 * MIB),
     'foreign-smaller': () => truncate(foreignDisk, MIB / 2),
   }
+  const failures: string[] = []
   const control = createServer((request, response) => {
-    const act =
-      acts[request.url?.slice(1) ?? ''] ?? (() => Promise.reject(new Error('There is no such act.')))
+    const name = request.url?.slice(1) ?? ''
+    const act = acts[name] ?? (() => Promise.reject(new Error('There is no such act.')))
     act().then(
       () => response.end(),
-      error => response.writeHead(500).end(String(error)),
+      error => {
+        failures.push(`${name}: ${error}`)
+        response.writeHead(500).end()
+      },
     )
   })
   await new Promise<void>(resolve => control.listen(0, '127.0.0.1', resolve))
@@ -126,7 +130,7 @@ test('Via nbd, a disk grows under its filesystem, unless its server does not ser
     script,
     `${COMMAND_LINE}
      ${KEEP_BUSY}
-     act() { wget -q -O /dev/null http://10.0.2.2:${(control.address() as AddressInfo).port}/$1; }
+     act() { wget -q -O /dev/null http://10.0.2.2:${(control.address() as AddressInfo).port}/$1 || exit 9; }
      size() { echo $(($(cat /sys/block/\${1#/dev/}/size) / 2048)); }
      grow_to() { [ "$(odd grow $1)" = $(($2 * 1048576)) ]; }
      free() { df -m $1 | awk 'END { print $4 }'; }
@@ -197,7 +201,8 @@ test('Via nbd, a disk grows under its filesystem, unless its server does not ser
     timeout: (BOOT_LIMIT + 60) * 1000,
     env: { MEMORY: '2048', PROCESSORS: '2' },
   })
-  expect(booted.status, booted.stdout).toBe(0)
+  expect(failures, toldBy(booted)).toEqual([])
+  expect(booted.status, toldBy(booted)).toBe(0)
   expect(booted.stdout).toMatch(/serves no more of the disk on the connection that \/dev\/nbd\d+ has/)
   expect(booted.stdout).toMatch(/The end of \/dev\/nbd\d+ cannot be read/)
   expect(await server.stop()).toBe(0)

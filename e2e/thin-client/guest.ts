@@ -3,7 +3,7 @@ import { cp, glob, mkdir, readFile, writeFile } from 'node:fs/promises'
 import { stripTypeScriptTypes } from 'node:module'
 import { dirname, join } from 'node:path'
 import type { TestContext } from 'vitest'
-import { check, checkout, needPrograms } from '../harness.ts'
+import { check, checkout, type Ended, needPrograms } from '../harness.ts'
 
 /** Where the program is in the thin client. */
 export const HOME = 'opt/ondemand-disk'
@@ -11,6 +11,22 @@ export const HOME = 'opt/ondemand-disk'
 /** Shell lines that make `odd` the command line of the program. */
 export const COMMAND_LINE = `export PATH=/usr/bin:$PATH
   odd() { node /${HOME}/server/main.js "$@"; }`
+
+/** Lines, and characters of each, that say by themselves how a thin client ended. */
+const [LAST_WORDS, LAST_CHARACTERS] = [6, 200]
+
+/**
+ * How a thin client ended, for the message of a test: in one line, which is all that a summary shows, what it said last; then all of
+ * its console.
+ */
+export function toldBy({ status, signal, stdout, stderr }: Ended): string {
+  const lines = stdout.split('\n').filter(line => line.trim() !== '')
+  const last = lines
+    .slice(-LAST_WORDS)
+    .map(line => line.slice(-LAST_CHARACTERS))
+    .join(' | ')
+  return `The thin client ended with ${signal ?? status}. Last on its console: ${last}\n${stdout}${stderr}`
+}
 
 /** Puts a program at `place`, and its libraries where they are here. */
 async function addProgram(tree: string, program: string, place: string): Promise<void> {

@@ -12,7 +12,7 @@ import {
   scratch,
   startServer,
 } from '../harness.ts'
-import { needThinClient } from './guest.ts'
+import { needThinClient, toldBy } from './guest.ts'
 
 const MiB = 1024 * 1024
 /** Seconds for a boot with its script; alone on a machine it takes 5 to 30. */
@@ -53,6 +53,30 @@ function contentSum(seed: number, bytes: number): string {
 
 const attach = (name: string, port: number) => `nbd-client -N ${name} 10.0.2.2 ${port} /dev/nbd0`
 
+test('A thin client that ends early says why, and what it had said before', {
+  timeout: 600_000,
+}, async context => {
+  // One ended in the middle of a test, and nothing was left of its console but that its power was off.
+  await needThinClient(context)
+  await using folder = await scratch()
+  const said = 'seq -s " " 2000'
+  const panicked = await boot(
+    folder,
+    `${said}; sleep 1; echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger`,
+  )
+  expect([panicked.status, toldBy(panicked).split('\n', 1)[0]]).toEqual([
+    125,
+    expect.stringMatching(
+      /Last on its console: .*boot: The thin client ended after \d+ s, and its kernel panicked\.$/,
+    ),
+  ])
+  const failed = await boot(folder, `${said}; exit 7`)
+  expect([failed.status, toldBy(failed).split('\n', 1)[0]]).toEqual([
+    7,
+    expect.stringMatching(/ended with 7\. .* 1999 2000 .*script ended with 7/),
+  ])
+})
+
 test('What a thin client wrote and fsynced survives a kill of the server', {
   timeout: 600_000,
 }, async context => {
@@ -72,7 +96,7 @@ test('What a thin client wrote and fsynced survives a kill of the server', {
      umount /mnt
      nbd-client -d /dev/nbd0`,
   )
-  expect(writing.status, writing.stdout).toBe(0)
+  expect(writing.status, toldBy(writing)).toBe(0)
   await first.kill()
 
   await using second = await startServer(options)
@@ -85,7 +109,7 @@ test('What a thin client wrote and fsynced survives a kill of the server', {
      umount /mnt
      nbd-client -d /dev/nbd0`,
   )
-  expect(reading.status, reading.stdout).toBe(0)
+  expect(reading.status, toldBy(reading)).toBe(0)
   expect(reading.stdout).toContain(`${contentSum(seed, 64 * MiB)}  /mnt/data`)
   expect(await second.stop()).toBe(0)
   await check('e2fsck', ['-fn', join(dir.path, 'alice')])
@@ -127,7 +151,7 @@ test('Every file whose fsync was acknowledged survives a kill of the server amid
   )
   await killed
   // 12: a write failed, as it must when the server is gone.
-  expect(writing.status, writing.stdout).toBe(12)
+  expect(writing.status, toldBy(writing)).toBe(12)
   expect(acknowledged.length).toBeGreaterThanOrEqual(killAfter)
 
   await using second = await startServer(options, { port: first.port })
@@ -139,7 +163,7 @@ test('Every file whose fsync was acknowledged survives a kill of the server amid
      mount -t ext4 /dev/nbd0 /mnt || exit 12
      cd /mnt && sha256sum ${acknowledged.join(' ')} && cd / && umount /mnt && nbd-client -d /dev/nbd0`,
   )
-  expect(reading.status, reading.stdout).toBe(0)
+  expect(reading.status, toldBy(reading)).toBe(0)
   const found = reading.stdout.match(/^[0-9a-f]{64} {2}\d+$/gm)
   expect(found).toEqual(acknowledged.map(file => `${contentSum(file * 10_000, bytes)}  ${file}`))
   expect(await second.stop()).toBe(0)
@@ -188,7 +212,7 @@ test('A thin client mounts its disk over TLS with its certificate, and not witho
      nbd-client -d /dev/nbd0`,
     { files: ['ca-cert', 'client-cert', 'client-key'].map(name => file(`alice/${name}.pem`)) },
   )
-  expect(booted.status, booted.stdout).toBe(0)
+  expect(booted.status, toldBy(booted)).toBe(0)
   expect(booted.stdout).toContain(`${contentSum(seed, 16 * MiB)}  /mnt/data`)
   expect(server.log()).toMatch(/This server requires TLS|did not use TLS/)
   expect(await server.stop()).toBe(0)
