@@ -192,8 +192,7 @@ export class Channel {
     if (this.#closing || this.#socket.destroyed || start === end) return false
     this.#passing.end(this.#socket)
     if (this.#secured !== undefined) {
-      sendRecords(this.#secured, bytes, start, end, this.#onWritten)
-      return false
+      return sendRecords(this.#secured, bytes, start, end, this.#onWritten, owner)
     }
     let at = start
     if (this.#socket.writableLength === 0) {

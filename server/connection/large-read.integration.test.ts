@@ -7,6 +7,9 @@ import {
   assemble,
   extendedRequest,
   FLAG,
+  GO,
+  goPayload,
+  outcome,
   type RawClient,
   READ,
   request,
@@ -15,6 +18,9 @@ import {
   type Wishes,
 } from './test-client.ts'
 import { MIB, serve } from './test-server.ts'
+import { makeCertificates, serveTls } from './test-tls.ts'
+
+makeCertificates()
 
 const KIB = 1024
 const LARGE = 128 * KIB
@@ -98,6 +104,24 @@ describe('A large read', () => {
     }
     expect(asked.later).toBeGreaterThan(4)
     expect(asked.now + asked.later).toBe(COUNT)
+  })
+
+  test('inside TLS stays on the loop, with others behind it as well, and its reply is whole', async () => {
+    const { backend, asked } = countingBackend()
+    const server = await serveTls({ backend })
+    const client = await server.secured()
+    await outcome(client, GO, goPayload('disk'))
+    client.send(
+      Buffer.concat(
+        Array.from({ length: COUNT }, (__, cookie) => request(READ, { cookie, ...rangeOf(cookie) })),
+      ),
+    )
+    const found = await takeAll(client, {})
+    for (let cookie = 0; cookie < COUNT; cookie++) {
+      const { offset, length } = rangeOf(cookie)
+      expect(found.get(cookie)?.equals(data.subarray(offset, offset + length)), `read ${cookie}`).toBe(true)
+    }
+    expect(asked).toEqual({ now: COUNT, later: 0 })
   })
 
   test('that fails in a thread says so, and those before and behind it do not', async () => {

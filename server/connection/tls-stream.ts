@@ -3,6 +3,7 @@
  * record that it decrypts, and would be handed a fresh copy of each reply; collecting these costs more than the
  * encryption.
  */
+import type { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { giveBuffer, MAX_DATA, takeBuffer } from './buffers.ts'
 
@@ -40,14 +41,40 @@ export function receiveRecords(socket: TLSSocket, take: TakeBytes): boolean {
   return true
 }
 
-/** Writes copies of these bytes, which may change as soon as this returns; `onWritten` is called after each. */
+/** The socket below; Node tells which only in this property. */
+export const plainOf = (socket: TLSSocket) => (socket as unknown as { _parent?: Socket })._parent
+
+/** This Node was seen to encrypt what an idle TLS socket is given before `write` returns. */
+let encryptsAtOnce = false
+
+/**
+ * Writes bytes that may change as soon as this returns; `onWritten` is called after each piece. What an idle socket gets is
+ * encrypted at once. Behind other bytes the socket keeps it as it is: then it is copied, or lent by `owner`.
+ * @returns whether the owner will have its bytes back later
+ */
 export function sendRecords(
   socket: TLSSocket,
   bytes: Buffer,
   start: number,
   end: number,
   onWritten: () => void,
-): void {
+  owner?: { release(): void },
+): boolean {
+  const isIdle = socket.writableLength === 0
+  if (isIdle && encryptsAtOnce) {
+    socket.write(bytes.subarray(start, end), onWritten)
+    return false
+  }
+  if (owner !== undefined) {
+    // Called also where the socket breaks.
+    socket.write(bytes.subarray(start, end), () => {
+      owner.release()
+      onWritten()
+    })
+    return true
+  }
+  const below = plainOf(socket)
+  const sentBelow = below?.bytesWritten ?? 0
   for (let at = start; at < end; at += MAX_DATA) {
     const length = Math.min(MAX_DATA, end - at)
     const copy = takeBuffer(length)
@@ -57,6 +84,10 @@ export function sendRecords(
       onWritten()
     })
   }
+  // More than the first piece has gone to the socket below already: nothing but that piece, encrypted.
+  if (isIdle && below !== undefined)
+    encryptsAtOnce = below.bytesWritten - sentBelow > Math.min(MAX_DATA, end - start)
+  return false
 }
 
 /**

@@ -7,6 +7,7 @@ import { readFile, stat } from 'node:fs/promises'
 import type { Socket } from 'node:net'
 import { createSecureContext, createServer, type SecureContextOptions, type TLSSocket } from 'node:tls'
 import { quote } from '../../crds/quote.ts'
+import { plainOf } from './tls-stream.ts'
 
 /** Files with the server's credentials: a certificate with its key, or pre-shared keys, or both. */
 export interface TlsFiles {
@@ -200,9 +201,6 @@ interface Handshake {
   resolve(secured: Secured): void
   reject(error: TlsError): void
 }
-
-/** The socket below; Node tells which only in this property. */
-const plainOf = (socket: TLSSocket) => (socket as unknown as { _parent?: Socket })._parent
 
 /**
  * Loads the credentials and follows their files. Changed files that cannot be used are reported, and the old

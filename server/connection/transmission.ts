@@ -283,7 +283,9 @@ export class Transmission implements Receiver, PayloadOwner {
     const { backend, handle } = this.#disk
     const start = dataStart(parsed)
     this.#turn.bytes += length
-    const isLeft = isLeftToThreads(length, this.#turn.moreFollows, this.#waitingBytes)
+    // TLS encrypts on the loop, and costs more out of the other processor's cache than the copy by a thread saves.
+    const isLeft =
+      !this.#channel.isSecured && isLeftToThreads(length, this.#turn.moreFollows, this.#waitingBytes)
     const read = isLeft ? 0 : backend.preadNow(handle, outbox.buffer, start, length, offset)
     if (read === length) {
       replyRead(parsed)
