@@ -144,10 +144,9 @@ function cachedAddress(buffer: Buffer): number {
 
 /** Bytes that could be read without waiting: all, some, or none. */
 function readImmediately(disk: FileDisk, address: number, length: number, offset: number): number {
-  if (length > MAX_IMMEDIATE) return 0
+  // The kernel looks for what is not cached under a lock that fallocate holds, RWF_NOWAIT or not.
+  if (length > MAX_IMMEDIATE || disk.exclusive > 0) return 0
   if (disk.cachedReads === 'nowait') {
-    // The kernel looks for what is not cached under a lock that fallocate holds, RWF_NOWAIT or not.
-    if (disk.exclusive > 0) return 0
     const read = tryPreadCached(disk.fd, address, length, offset)
     if (read >= 0) return read
     if (lastErrno() === ERRNO.EOPNOTSUPP) disk.cachedReads = 'unknown'
@@ -279,6 +278,8 @@ export const fileOperations = {
   cache: (disk: FileDisk, length: number, offset: number, completion: Completion): Outcome =>
     range(disk, 'cache', length, offset, completion),
 
-  extents: (disk: FileDisk, length: number, offset: number, limit: number) =>
-    fileExtents(disk, length, offset, limit),
+  async extents(disk: FileDisk, length: number, offset: number, limit: number) {
+    await disk.trims.punched(offset, length)
+    return await fileExtents(disk, length, offset, limit)
+  },
 } satisfies Partial<Backend<FileDisk>>

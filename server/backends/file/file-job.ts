@@ -92,16 +92,16 @@ export class FileJob implements Job, RingWaiter {
 
   /**
    * Puts the job in line. One that changes what is being trimmed, or what a copy of the disk still has to read, waits
-   * first.
+   * first, and so does one that reads what is still to be trimmed.
    */
   submit(): void {
     const disk = this.#disk as FileDisk
+    if (disk.exclusive > 0 && this.#waitsForTrims(disk)) {
+      disk.trims.wait(() => this.submit())
+      return
+    }
     if (isChange(this.operation)) {
-      const { barrier, trims } = disk
-      if (disk.exclusive > 0 && this.operation !== 'trim' && !trims.mayChange(this.#offset, this.#length)) {
-        trims.wait(() => this.submit())
-        return
-      }
+      const { barrier } = disk
       if (barrier !== undefined && !barrier.passes(this.#offset, this.#length)) {
         barrier.wait(this.#offset, this.#length, () => this.submit())
         return
@@ -113,6 +113,13 @@ export class FileJob implements Job, RingWaiter {
     this.#ring = this.operation === 'read' && disk.cachedReads === 'nowait' ? ringReads() : undefined
     if (this.#ring === undefined) diskQueue.submit(disk.lane, this)
     else this.#ring.queue.submit(disk.readLane, this)
+  }
+
+  #waitsForTrims({ trims }: FileDisk): boolean {
+    if (this.operation === 'read') return trims.hides(this.#offset, this.#length)
+    return (
+      this.operation !== 'cache' && this.operation !== 'trim' && !trims.mayChange(this.#offset, this.#length)
+    )
   }
 
   /** Called by the queue, and again by the job itself to go on. */

@@ -87,6 +87,9 @@ const isHole = (disk: FileDisk, start: number, end: number) =>
   contentOf(disk, end - start, start).equals(Buffer.alloc(end - start))
 const allocated = ({ fd }: FileDisk) => fstatSync(fd).blocks * 512
 
+const extentsOf = (disk: FileDisk, length: number, offset: number) =>
+  fileOperations.extents(disk, length, offset, 10)
+
 function watched(promise: Promise<unknown>) {
   const state = { isOver: false }
   void promise.then(() => {
@@ -126,12 +129,26 @@ describe.each([
     await operate.zero(disk, 65_536, at.zero, KEEP)
     const late = operate.write(disk, data, at.underWay)
     const flush = operate.flush(disk)
-    const ends = [watched(late), watched(flush)]
+    // What has been answered looks done to all who read, and what has been written since is there at once.
+    const [read, extents] = [
+      operate.read(disk, 65_536, 3 * PIECE + 65_536),
+      extentsOf(disk, PIECE, 4 * PIECE),
+    ]
+    expect(await operate.read(disk, 4096, at.inline)).toEqual(data.subarray(0, 4096))
+    expect(fileOperations.preadNow(disk, Buffer.alloc(4096), 0, 4096, 3 * PIECE)).toBe(0)
+    const ends = [late, flush, read, extents].map(watched)
     await moment()
-    expect(ends.map(({ isOver }) => isOver)).toEqual([false, false])
+    expect(ends.map(({ isOver }) => isOver)).toEqual([false, false, false, false])
 
     open()
     await Promise.all([late, flush])
+    expect(await read).toEqual(Buffer.alloc(65_536))
+    if (!disk.blockDevice) {
+      expect(await extents).toMatchObject([
+        { length: 4096, hole: false },
+        { length: PIECE - 4096, hole: true },
+      ])
+    }
     const written: [number, number][] = [
       [at.underWay, 8192],
       [at.zero, 65_536],
@@ -256,16 +273,19 @@ describe('While a large range is punched', () => {
 test('A failing piece leaves the rest, and its EIO is told by the next flush alone', async () => {
   const disk = fullDisk()
   let pieces = 0
+  let punchFirst = () => {}
   disk.trims = lateTrimsOf(
     (offset, length, done) => {
       pieces++
-      if (pieces === 1) setTimeout(() => punchHole(disk, offset, length, done), 30)
+      if (pieces === 1) punchFirst = () => punchHole(disk, offset, length, done)
       else done.complete(Object.assign(new Error('lost'), { code: 'EIO' }))
     },
     () => disk,
   )
   await operate.trim(disk, SIZE, 0)
-  await expect(operate.flush(disk)).rejects.toMatchObject({ code: 'EIO' })
+  const flush = operate.flush(disk)
+  punchFirst()
+  await expect(flush).rejects.toMatchObject({ code: 'EIO' })
   await operate.flush(disk)
   expect(pieces).toBe(2)
   expect(contentOf(disk, MIB, 2 * PIECE).equals(DATA)).toBe(true)

@@ -2,12 +2,13 @@
  * Trims that are answered before they have ended. The protocol calls a trim advice, and what is in its range undefined
  * until that is written again, so that a client need not wait until a gigabyte of blocks has been given back. But what it
  * writes after the answer must stay: a change takes its range out of what is pending, and waits while just that is punched.
+ * What it reads waits for all of its range, so that nobody sees data come and go that the protocol would let him see.
  */
 import type { Completion } from '../backend.ts'
 import { PendingTrims, PIECE } from './pending-trims.ts'
 
 /** A trim is answered after this time, in ms, if it has not ended before. */
-export const ANSWER_MS = 20
+export const ANSWER_MS = 50
 /**
  * Bytes that may be pending when a trim is answered: a flush and the end of the last connection wait for them. What goes
  * beyond that is answered later.
@@ -43,7 +44,7 @@ const isInputOutputError = (error: unknown) => (error as { code?: unknown } | un
 export class LateTrims implements Completion {
   readonly #disk: TrimmedDisk
   readonly #pending = new PendingTrims<LateTrim>()
-  /** Changes that wait until the piece under way has been punched. */
+  /** Changes and reads that wait until the piece under way has been punched. */
   #held: (() => void)[] = []
   #startedAt = 0
   /** Pieces may end before `punch` returns, and who is answered may trim again at once: one loop sees to all of it. */
@@ -79,6 +80,16 @@ export class LateTrims implements Completion {
    */
   mayChange(offset: number, length: number): boolean {
     return this.#pending.exclude(offset, length)
+  }
+
+  /** Is part of this range to be punched still? Then who reads it has to `wait`, and to ask again. */
+  hides(offset: number, length: number): boolean {
+    return this.#pending.touches(offset, length)
+  }
+
+  /** When nothing of this range is to be punched any more. */
+  async punched(offset: number, length: number): Promise<void> {
+    while (this.hides(offset, length)) await new Promise<void>(resolve => this.wait(resolve))
   }
 
   /** Calls `go` when the piece under way has been punched, before the next one is begun. */

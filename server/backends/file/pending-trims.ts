@@ -71,6 +71,13 @@ export class PendingTrims<Owner> {
     return piece === undefined || piece.end <= start || end <= piece.start
   }
 
+  /** Is any of this range still to be punched, or being punched? */
+  touches(offset: number, length: number): boolean {
+    const isTouched = (range: Range | undefined) =>
+      range !== undefined && range.start < offset + length && offset < range.end
+    return isTouched(this.#piece) || this.#trims.some(trim => trim.parts.some(isTouched))
+  }
+
   #cut(trim: Trim<Owner>, start: number, end: number): void {
     const kept: Range[] = []
     for (const part of trim.parts) {
