@@ -148,7 +148,12 @@ export async function startListening(
     await untilListening(where)
     const pid = Number(readFileSync(pidFile, 'latin1'))
     daemons.add(pid)
-    return { pid, stop: () => endProcess(pid) }
+    const stop = async () => {
+      await endProcess(pid)
+      // Its number may be another program's next.
+      daemons.delete(pid)
+    }
+    return { pid, stop }
   }
   const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'] })
   let complaint = ''
