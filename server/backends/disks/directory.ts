@@ -7,6 +7,7 @@ import { type CachedLook, cachedLookIn } from '../../linux/cached-look.ts'
 import type { ContentOrder } from './content.ts'
 import { createDisk, type OnStep, type Workshop } from './create.ts'
 import { CreationAbortedError, codeOf, DirectoryError, TooManyDisksError, toError } from './errors.ts'
+import type { DiskPlace } from './existing.ts'
 import { lookUp, makeDirectory, Records } from './records.ts'
 import { openStaging } from './staging.ts'
 import { sweep } from './sweep.ts'
@@ -41,10 +42,7 @@ interface Creation {
   begun: boolean
 }
 
-interface Place {
-  /** Absolute, without links. */
-  readonly path: string
-  readonly records: Records
+interface Place extends DiskPlace {
   readonly look: CachedLook
 }
 

@@ -111,7 +111,7 @@ export function fileDisk(fd: number, size: number, options: FileDiskOptions): Fi
 
 /** Punches at once and in one piece. */
 export function punchHole(disk: FileDisk, offset: number, length: number, done: Completion): void {
-  takeJob(disk, 'trim', undefined, 0, length, offset, done).submit()
+  range(disk, 'trim', length, offset, done)
 }
 
 /** The late trims of a disk, which punch by `punch`. */
