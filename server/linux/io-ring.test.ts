@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process'
 import { closeSync, fdatasyncSync, ftruncateSync, openSync, writeFileSync, writeSync } from 'node:fs'
 import { mkdtemp } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -17,6 +18,15 @@ async function numberedPages(count: number): Promise<number> {
   for (let page = 0; page < count; page++) bytes.fill(page + 1, page * LENGTH, (page + 1) * LENGTH)
   writeFileSync(path, bytes)
   const fd = openSync(path, 'r')
+  onTestFinished(() => closeSync(fd))
+  return fd
+}
+
+/** Both ends of an empty pipe. */
+async function openPipe(): Promise<number> {
+  const path = join(await mkdtemp(join(tmpdir(), 'io-ring-')), 'pipe')
+  execFileSync('mkfifo', [path])
+  const fd = openSync(path, 'r+')
   onTestFinished(() => closeSync(fd))
   return fd
 }
@@ -86,6 +96,44 @@ describe('A ring', () => {
     const target = Buffer.alloc(LENGTH)
     expect(await readPage(ring, fd, 99, target)).toBe(LENGTH)
     expect(target.every(byte => byte === 100)).toBe(true)
+  })
+
+  test('waits for a lone read by the call that hands it over, and the event loop hears nothing of it', async () => {
+    const ring = new IoRing()
+    const fd = await numberedPages(RING_ENTRIES)
+    fdatasyncSync(fd)
+    expect(fadvise(fd, 0, 0, POSIX_FADV_DONTNEED)).toBe(0)
+    const target = Buffer.alloc(LENGTH)
+    let result: number | undefined
+    ring.read(fd, addressOf(target), LENGTH, 99 * LENGTH, { read: bytes => (result = bytes) })
+    expect(ring.wait(performance.now() + 30_000)).toBe(true)
+    expect(result).toBe(LENGTH)
+    expect(target.every(byte => byte === 100)).toBe(true)
+    // A signal may end the sleep; looking for it over and over would be dozens of calls.
+    expect(ring.calls).toBeLessThanOrEqual(3)
+    await new Promise(resolve => setTimeout(resolve, 20))
+    expect(ring.wakeUps).toBe(0)
+  })
+
+  test('waits no longer than it may, and tells the event loop of what comes later', async () => {
+    const ring = new IoRing()
+    const pipe = await openPipe()
+    const target = Buffer.alloc(LENGTH)
+    const late = new Promise<number>(resolve => {
+      ring.read(pipe, addressOf(target), LENGTH, 0, { read: resolve })
+    })
+    const startedAt = performance.now()
+    expect(ring.wait(startedAt + 20)).toBe(false)
+    const waited = performance.now() - startedAt
+    expect(waited).toBeGreaterThanOrEqual(20)
+    expect(waited).toBeLessThan(1000)
+    expect(ring.calls).toBeLessThan(10)
+    // Whatever looked for it on this turn of the loop has done so: only the event is left to tell.
+    await new Promise(resolve => setTimeout(resolve, 20))
+    writeSync(pipe, 'late')
+    expect(await late).toBe(4)
+    expect(ring.wakeUps).toBe(1)
+    expect(target.toString('utf8', 0, 4)).toBe('late')
   })
 
   test('takes no more than it has entries for', async () => {

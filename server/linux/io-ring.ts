@@ -34,6 +34,14 @@ const IORING_SETUP_SINGLE_ISSUER = 1 << 12
 const IORING_REGISTER_EVENTFD = 4
 const IORING_OP_READ = 22
 const IORING_ENTER_GETEVENTS = 1 << 0
+const IORING_ENTER_EXT_ARG = 1 << 3
+const WAIT_FLAGS = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG
+/** In the flags of the completion queue: no event is to be sent. */
+const IORING_CQ_EVENTFD_DISABLED = 1 << 0
+/** Length of a struct io_uring_getevents_arg, and of it with a struct __kernel_timespec behind it, in bytes. */
+const [WAIT_LENGTH, WAIT_WITH_TIME] = [24, 40]
+/** Words of these. */
+const [WAIT_TIME_ADDRESS, SECONDS, NANOSECONDS] = [4, 6, 8]
 /** Flag of an entry, in the word that begins with the operation: leave it to a thread of the kernel's at once. */
 const IOSQE_ASYNC = (1 << 4) << 8
 const IORING_OFF_SQES = 0x10000000
@@ -113,15 +121,24 @@ export class IoRing {
   readonly #cqTail: number
   readonly #cqMask: number
   readonly #cqes: number
+  readonly #cqFlags: number
+  /** How long `wait` is to sleep, as the kernel wants to be told. */
+  readonly #limit = new Uint32Array(WAIT_WITH_TIME / 4)
+  readonly #limitAddress = addressOf(new Uint8Array(this.#limit.buffer))
   readonly #events: Socket
   readonly #waiters: (RingWaiter | undefined)[] = []
   readonly #freeSlots: number[] = []
-  readonly #onImmediate = () => this.#submit()
+  readonly #onImmediate = () => {
+    this.#scheduled = false
+    this.#submit(false)
+  }
   #prepared = 0
   #scheduled = false
   #underWay = 0
   /** Calls of the kernel, for tests that want to know whether reads share them. */
   calls = 0
+  /** How often the event loop was told that something came back; for tests. */
+  wakeUps = 0
 
   /** @throws SystemCallError where there is no io_uring */
   constructor() {
@@ -146,6 +163,10 @@ export class IoRing {
     this.#cqTail = cq(1) / 4
     this.#cqMask = cqEntries - 1
     this.#cqes = cq(5) / 4
+    this.#cqFlags = cq(6) / 4
+    const timeAddress = this.#limitAddress + WAIT_LENGTH
+    this.#limit[WAIT_TIME_ADDRESS] = timeAddress % TWO_POW_32
+    this.#limit[WAIT_TIME_ADDRESS + 1] = timeAddress / TWO_POW_32
     // Entry n of the queue is always entry n of the array.
     for (let index = 0; index < sqEntries; index++) this.#ring[sq(6) / 4 + index] = index
     for (let slot = sqEntries - 1; slot >= 0; slot--) this.#freeSlots.push(slot)
@@ -157,7 +178,10 @@ export class IoRing {
     ) {
       throw new SystemCallError('io_uring_register', lastErrno())
     }
-    this.#events = watchEvents(event, () => this.#reap())
+    this.#events = watchEvents(event, () => {
+      this.wakeUps++
+      this.#reap()
+    })
   }
 
   /**
@@ -192,6 +216,10 @@ export class IoRing {
     this.#prepared++
     if (this.#underWay === 0) this.#events.ref()
     this.#underWay++
+    this.#schedule()
+  }
+
+  #schedule(): void {
     if (this.#scheduled) return
     this.#scheduled = true
     setImmediate(this.#onImmediate)
@@ -203,35 +231,53 @@ export class IoRing {
   }
 
   /**
-   * Hands over what is prepared and looks for what comes back until then, in ms of `performance.now()`: it is the event
-   * loop that stands still. True when nothing is under way any more.
+   * Hands over what is prepared and sleeps in the same call until something comes back, or until then, in ms of
+   * `performance.now()`: it is the event loop that stands still. True when nothing is under way any more.
    */
   wait(until: number): boolean {
-    this.#submit()
-    while (this.#underWay > 0 && performance.now() < until) {
-      // The kernel puts results into the ring when this thread calls it.
-      enter(SYS_ENTER, this.#fd, 0, 0, IORING_ENTER_GETEVENTS, 0, 0)
-      this.#reap()
+    // The event would be a call to send it, a turn of the event loop and a call to read it, for nothing.
+    Atomics.store(this.#ring, this.#cqFlags, IORING_CQ_EVENTFD_DISABLED)
+    for (
+      let left = until - performance.now();
+      this.#underWay > 0 && left > 0;
+      left = until - performance.now()
+    ) {
+      this.#limit[SECONDS] = left / 1000
+      this.#limit[NANOSECONDS] = (left % 1000) * 1e6
+      this.#submit(true)
     }
+    Atomics.store(this.#ring, this.#cqFlags, 0)
+    // What came since the last look was not told by an event.
+    this.#reap()
     return this.#underWay === 0
   }
 
-  #submit(): void {
+  #submit(mayWait: boolean): void {
     let left = Math.min(this.#prepared, MAX_AT_ONCE)
     this.#prepared -= left
-    this.#scheduled = this.#prepared > 0
-    if (this.#scheduled) setImmediate(this.#onImmediate)
+    if (this.#prepared > 0) this.#schedule()
     Atomics.store(this.#ring, this.#sqTail, (this.#ring[this.#sqTail] as number) + left)
     let errno = 0
-    while (left > 0 && errno === 0) {
-      this.calls++
-      const taken = enter(SYS_ENTER, this.#fd, left, 0, 0, 0, 0)
+    let waits = mayWait
+    while ((left > 0 || waits) && errno === 0) {
+      const taken = this.#enter(left, waits)
+      // Also where it was the sleep that failed, or has taken its time.
+      waits = false
       if (taken > 0) left -= taken
-      else if (taken === 0 || lastErrno() !== ERRNO.EINTR) errno = taken === 0 ? ERRNO.EAGAIN : lastErrno()
+      else if (left > 0 && (taken === 0 || lastErrno() !== ERRNO.EINTR)) {
+        errno = taken === 0 ? ERRNO.EAGAIN : lastErrno()
+      }
     }
     if (left > 0) this.#takeBack(left + this.#prepared, left, errno)
     // What was in the page cache after all is there already.
     this.#reap()
+  }
+
+  #enter(count: number, waits: boolean): number {
+    this.calls++
+    return waits
+      ? enter(SYS_ENTER, this.#fd, count, 1, WAIT_FLAGS, this.#limitAddress, WAIT_LENGTH)
+      : enter(SYS_ENTER, this.#fd, count, 0, 0, 0, 0)
   }
 
   /** The kernel has not taken the last `shown` reads, for want of memory: they fail, and so do all that follow. */
