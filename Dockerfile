@@ -48,7 +48,7 @@ VOLUME /exports
 ENV UV_THREADPOOL_SIZE=32
 EXPOSE 10809
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["node", "/app/server/main.ts"]
+ENTRYPOINT ["node", "--max-semi-space-size=2", "/app/server/main.ts"]
 CMD ["serve", "--dir", "/exports", "--size", "1G", "--listen", "*:10809"]
 
 # Everything: server and operator. Kubernetes runs all its pods from this one image.

@@ -1,5 +1,17 @@
 import { execFile } from 'node:child_process'
-import { access, chmod, copyFile, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import {
+  access,
+  chmod,
+  chown,
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readFile,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -212,3 +224,74 @@ describe('Debian packages', () => {
     )
   })
 })
+
+describe('What Node.js compiles', () => {
+  const folder = () => join(checkout, '.cache/compiled')
+  const told = (commands: string, uid?: number) =>
+    shell(`${commands}\nkeep_compiled; echo "\${NODE_COMPILE_CACHE:-none}" >&2`, uid)
+  const nowhere = { status: 0, said: 'none\n' }
+
+  test('is kept in a folder of the owner that nobody else may use, whatever the umask', async () => {
+    expect(await told('umask 0')).toEqual({ status: 0, said: `${folder()}\n` })
+    expect((await stat(folder())).mode & 0o777).toBe(0o700)
+    expect(await told('')).toEqual({ status: 0, said: `${folder()}\n` })
+  })
+
+  test('is kept where the user says', async () => {
+    expect(await told('NODE_COMPILE_CACHE=/elsewhere')).toEqual({ status: 0, said: '/elsewhere\n' })
+    expect(await exists(folder())).toBe(false)
+  })
+
+  test('is not kept behind a link', async () => {
+    await mkdir(join(checkout, '.cache'))
+    await symlink(bin, folder())
+    expect(await told('')).toEqual(nowhere)
+  })
+
+  test.runIf(isRoot)("is not kept by who runs another's checkout, nor in another's folder", async () => {
+    expect(await told('', NOBODY)).toEqual(nowhere)
+    expect(await exists(folder())).toBe(false)
+    await mkdir(folder(), { recursive: true })
+    await chown(folder(), NOBODY, NOBODY)
+    expect(await told('')).toEqual(nowhere)
+  })
+
+  test.runIf(isRoot)('is not kept, and nothing said, where the owner cannot write', async () => {
+    await chown(checkout, NOBODY, NOBODY)
+    await chmod(checkout, 0o555)
+    expect(await told('', NOBODY)).toEqual(nowhere)
+  })
+
+  test('is used by the next run, also after several at once, until the source changes', async () => {
+    const main = join(checkout, 'main.ts')
+    const run = () =>
+      new Promise<{ said: string; isCached: boolean }>(resolve => {
+        const env = { ...process.env, NODE_COMPILE_CACHE: folder(), NODE_DEBUG_NATIVE: 'COMPILE_CACHE' }
+        execFile(process.execPath, [main], { env }, (_, stdout, stderr) => {
+          const text = stdout + stderr
+          const [said = ''] = /^(one|two)$/m.exec(text) ?? []
+          resolve({
+            said,
+            isCached: /retrieving transpile cache .*success/.test(text) && /was accepted/.test(text),
+          })
+        })
+      })
+    await writeFile(main, "const word: string = 'one'\nconsole.log(word)\n")
+    const first = await Promise.all(Array.from({ length: 4 }, run))
+    expect(first.map(({ said }) => said)).toEqual(['one', 'one', 'one', 'one'])
+    expect(await run()).toEqual({ said: 'one', isCached: true })
+    await writeFile(main, "const word: string = 'two'\nconsole.log(word)\n")
+    expect(await run()).toEqual({ said: 'two', isCached: false })
+    expect(await run()).toEqual({ said: 'two', isCached: true })
+  })
+})
+
+test.each(['hack/ondemand-disk', 'hack/run', 'server/main.ts', 'Dockerfile'])(
+  '%s starts the server with a small young generation',
+  async path => {
+    const text = await readFile(join(import.meta.dirname, '..', path), 'utf8')
+    const starts = text.split('\n').filter(line => /^(exec node|#!.*node|ENTRYPOINT \["node)/.test(line))
+    expect(starts).toHaveLength(1)
+    expect(starts[0]).toContain('--max-semi-space-size=2')
+  },
+)

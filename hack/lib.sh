@@ -185,3 +185,14 @@ need_server() {
   need_node
   npm_installed "$root" || one_at_a_time install_modules
 }
+
+# keep_compiled: what Node.js compiles is kept in .cache/compiled, so that a program starts in less time and memory from
+# the second time on. Only for the checkout's owner, in a folder of his that nobody else may write to: whoever may write
+# there decides what is run. Whoever runs somebody else's checkout, or cannot write, does without.
+keep_compiled() {
+  [[ -z ${NODE_COMPILE_CACHE:-} && -O $root ]] || return 0
+  local folder=$root/.cache/compiled
+  mkdir -p "$root/.cache" 2>/dev/null && mkdir -m 700 "$folder" 2>/dev/null || true
+  [[ -d $folder && ! -L $folder && -O $folder && -w $folder ]] || return 0
+  export NODE_COMPILE_CACHE=$folder
+}

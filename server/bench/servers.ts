@@ -3,6 +3,7 @@
  * time, and idle while another is measured.
  */
 import { writeFileSync } from 'node:fs'
+import type { NetConnectOpts } from 'node:net'
 import { join } from 'node:path'
 import { freePort, type Running, startListening } from './process.ts'
 
@@ -111,7 +112,7 @@ function ours({ port, socket, transport }: Endpoint, terms: ServerTerms, checkou
     'error',
   ]
   const disks = ['--dir', directory, '--no-create']
-  return [process.execPath, join(checkout, 'server/main.ts'), 'serve', ...disks, ...limits, ...where, ...tls]
+  return [join(checkout, 'hack/ondemand-disk'), 'serve', ...disks, ...limits, ...where, ...tls]
 }
 
 function programsOf(name: ServerName, terms: ServerTerms): Program[] {
@@ -142,6 +143,10 @@ function uriOf({ port, socket, transport }: Endpoint, disk: string, { certificat
   return `nbds://localhost:${port}/${disk}?tls-certificates=${certificates}`
 }
 
+/** A program that has run leaves compiled code behind, so that only the first start after a change is another. */
+const startOnce = async (argv: readonly string[], where: NetConnectOpts) =>
+  (await startListening(argv, where)).stop()
+
 /** Starts one server, which may be several processes. */
 export async function startServer(name: ServerName, terms: ServerTerms): Promise<Server> {
   const running: Running[] = []
@@ -156,6 +161,7 @@ export async function startServer(name: ServerName, terms: ServerTerms): Promise
       const socket = join(terms.scratch, `${name.replace(' ', '-')}-${running.length}.sock`)
       const endpoint = { port, socket, transport: terms.transport }
       const where = terms.transport === 'unix' ? { path: socket } : { port, host: '127.0.0.1' }
+      if (name === 'ondemand-disk' || name === BEFORE) await startOnce(argv(endpoint), where)
       running.push(await startListening(argv(endpoint), where, pidFile))
       for (const disk of disks) uris.set(disk, uriOf(endpoint, disk, terms))
       first ||= port
