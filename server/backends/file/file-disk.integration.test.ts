@@ -2,8 +2,8 @@ import { execFileSync } from 'node:child_process'
 import { fstatSync, fsyncSync, readSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import { describe, expect, test, vi } from 'vitest'
-import { fadvise } from '../../linux/syscalls.ts'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { fadvise, fdatasync } from '../../linux/syscalls.ts'
 import { cannotMount, makeDirectory, makeSmallFilesystem } from '../disks/test-directory.ts'
 import { type FileDisk, fileOperations } from './file-disk.ts'
 import { KEEP, openDisk, operate, PUNCH, settled } from './test-disk.ts'
@@ -324,6 +324,40 @@ test('Hundreds of operations at once on one disk all end, each once', async () =
   await Promise.all(others)
   expect(disk.lane.running).toBe(0)
   expect(disk.lane.head).toBeUndefined()
+})
+
+describe('A flush that comes while another one is under way', () => {
+  /** Every way in which a file is changed, and what changes nothing. */
+  const between: readonly [what: string, syncs: number, act: (disk: FileDisk) => unknown][] = [
+    ['nothing', 1, () => {}],
+    ['a read', 1, disk => operate.read(disk, 4096, 0)],
+    ['CACHE', 1, disk => operate.cache(disk, 4096, 0)],
+    ['a write at once', 2, disk => fileOperations.pwriteNow(disk, PATTERN, 0, 4096, 0)],
+    ['a write', 2, disk => operate.write(disk, PATTERN.subarray(0, 4096), 0)],
+    ['a trim', 2, disk => operate.trim(disk, 4096, 0)],
+    ['a zero', 2, disk => operate.zero(disk, 4096, 0, KEEP)],
+  ]
+
+  test.each(between)('and after %s, needs %i syncs', async (_what, syncs, act) => {
+    const disk = newDisk(makeDirectory())
+    const ends: (() => void)[] = []
+    const sync = vi.spyOn(fdatasync, 'async').mockImplementation((_fd, done) => {
+      ends.push(() => done(null, 0))
+    })
+    onTestFinished(() => sync.mockRestore())
+    const first = operate.flush(disk)
+    expect(ends).toHaveLength(1)
+    await act(disk)
+    let isOver = false
+    const second = operate.flush(disk).then(() => {
+      isOver = true
+    })
+    ends.shift()?.()
+    await first
+    expect([isOver, sync.mock.calls.length]).toEqual([syncs === 1, syncs])
+    ends.shift()?.()
+    await second
+  })
 })
 
 test('A flush of a disk that nothing outlives is over at once', async () => {

@@ -227,6 +227,7 @@ export const fileOperations = {
     const startedAt = beginWrite()
     const written = pwrite(disk.fd, cachedAddress(source) + start, length, offset)
     endWrite(startedAt)
+    disk.flushes.changed()
     return Math.max(0, written)
   },
 

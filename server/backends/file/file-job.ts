@@ -252,7 +252,10 @@ export class FileJob implements Job, RingWaiter {
     this.buffer = undefined
     if (this.#isExclusive) disk.exclusive--
     this.#isExclusive = false
-    if (isChange(this.operation) && --disk.changes === 0) disk.barrier?.idle()
+    if (isChange(this.operation)) {
+      disk.flushes.changed()
+      if (--disk.changes === 0) disk.barrier?.idle()
+    }
     if (ring === undefined) diskQueue.finished(disk.lane)
     else ring.queue.finished(disk.readLane)
     if (idle.length < MAX_IDLE) idle.push(this)

@@ -1,8 +1,11 @@
 import { execFileSync } from 'node:child_process'
 import { closeSync, constants, openSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setImmediate as setImmediatePromise } from 'node:timers/promises'
 import koffi from 'koffi'
 import { expect, onTestFinished, test, vi } from 'vitest'
+import { isStayingAwake } from '../../linux/awake.ts'
+import { fdatasync } from '../../linux/syscalls.ts'
 import { makeDirectory } from '../disks/test-directory.ts'
 import { diskQueue, Lane } from './disk-queue.ts'
 import { GroupFlush } from './group-flush.ts'
@@ -41,16 +44,46 @@ function setUp(fd: number) {
   return { flushes, lane, flush, syncs: () => syncs.mock.calls.length }
 }
 
-test('Flushes that wait at the same time are one sync, and the one that runs does not cover them', async () => {
+test('Flushes that come while nothing changes are covered by the sync that runs', async () => {
   const { flush, syncs, lane } = setUp(openFile())
-  const first = flush()
+  const all = Array.from({ length: 50 }, flush)
   expect(lane.running).toBe(1)
-  const later = Array.from({ length: 50 }, flush)
+  await Promise.all(all)
   expect(syncs()).toBe(1)
-  await first
+  expect(lane.running).toBe(0)
+})
+
+test('Flushes that come after a change wait for the next sync, and share it', async () => {
+  const { flushes, flush, syncs, lane } = setUp(openFile())
+  const ends: string[] = []
+  const note = (what: string) => flush().then(() => ends.push(what))
+  const covered = [note('before'), note('before')]
+  flushes.changed()
+  const later = Array.from({ length: 50 }, () => note('after'))
+  await Promise.all(covered)
+  expect(ends).toEqual(['before', 'before'])
+  expect(syncs()).toBe(2)
+  // The second sync has been made since the change: what comes now is covered by it.
+  later.push(note('after'))
   await Promise.all(later)
   expect(syncs()).toBe(2)
   expect(lane.running).toBe(0)
+})
+
+test('A change that is made while a sync waits for its thread is covered by it', async () => {
+  const lane = new Lane()
+  const flushes = new GroupFlush(openFile(), lane)
+  const queue = vi.spyOn(diskQueue, 'submit').mockImplementation(() => {})
+  onTestFinished(() => queue.mockRestore())
+  let ended = 0
+  const request = () => flushes.request({ complete: () => ended++ })
+  request()
+  flushes.changed()
+  request()
+  expect([queue.mock.calls.length, ended]).toEqual([1, 0])
+  queue.mockRestore()
+  diskQueue.submit(lane, flushes)
+  await expect.poll(() => ended).toBe(2)
 })
 
 test('Flushes that come one after the other are a sync each', async () => {
@@ -76,9 +109,63 @@ test('A flush that the end of another one asks for is a sync of its own', async 
 
 test('A flush that failed is told to all who waited, and no later one claims success', async () => {
   const fd = openFifo()
-  const { flush } = setUp(fd)
-  const all = [flush(), flush(), flush()]
+  const { flushes, flush } = setUp(fd)
+  const all = [flush(), flush()]
+  flushes.changed()
+  all.push(flush())
   for (const one of all) await expect(one).rejects.toMatchObject({ code: 'EINVAL', syscall: 'fdatasync' })
   dup2(openFile(), fd)
   await expect(flush()).rejects.toMatchObject({ code: 'EINVAL' })
+})
+
+/** Has syncs end after so many ms of a clock that only goes by them. Returns what sets it forward. */
+function syncsLast(ms: number): (ms: number) => void {
+  let now = 1000
+  const forward = (by: number) => {
+    now += by
+  }
+  const clock = vi.spyOn(performance, 'now').mockImplementation(() => now)
+  const sync = vi.spyOn(fdatasync, 'async').mockImplementation((_fd, done) => {
+    setImmediate(() => {
+      forward(ms)
+      done(null, 0)
+    })
+  })
+  onTestFinished(() => {
+    sync.mockRestore()
+    clock.mockRestore()
+  })
+  return forward
+}
+
+/** Flushes one after the other; for how many of them the loop stayed awake. */
+async function awakeFor(
+  flush: () => Promise<void>,
+  count: number,
+  forward: (ms: number) => void,
+): Promise<number> {
+  let awake = 0
+  for (let index = 0; index < count; index++) {
+    const ended = flush()
+    if (isStayingAwake()) awake++
+    await ended
+    while (isStayingAwake()) {
+      forward(1)
+      await setImmediatePromise()
+    }
+  }
+  return awake
+}
+
+test('The loop stays awake for syncs that are soon over, once there have been many', async () => {
+  const { flush } = setUp(openFile())
+  const forward = syncsLast(0.5)
+  expect(await awakeFor(flush, 32, forward)).toBe(0)
+  expect(await awakeFor(flush, 200, forward)).toBe(200)
+})
+
+test('The loop sleeps while a slow disk syncs, but for a trial', async () => {
+  const { flush } = setUp(openFile())
+  const forward = syncsLast(1)
+  expect(await awakeFor(flush, 32 + 16 + 32, forward)).toBe(16)
 })
