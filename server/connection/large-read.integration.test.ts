@@ -1,6 +1,6 @@
 /** Large reads with others behind them: left to threads, and sent out of the buffer they were read into. */
 import { randomBytes } from 'node:crypto'
-import { setImmediate as soon } from 'node:timers/promises'
+import { setTimeout as pause, setImmediate as soon } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import { failure, memoryBackend } from './test-backend.ts'
 import {
@@ -34,19 +34,22 @@ data.fill(0, 2 * MIB - 4096, 2 * MIB)
 /** A backend whose data is all there at once, and which tells how it was asked for. */
 function countingBackend() {
   const asked = { now: 0, later: 0 }
+  const order: (keyof typeof asked)[] = []
   const backend = memoryBackend(data, {
     preadNow: (_, target, start, length, offset) => {
       asked.now++
+      order.push('now')
       return data.copy(target, start, offset, offset + length)
     },
     pread: async (_, target, start, length, offset) => {
       asked.later++
+      order.push('later')
       await soon()
       if (offset === 3 * MIB) throw failure('EIO')
       data.copy(target, start, offset, offset + length)
     },
   })
-  return { backend, asked }
+  return { backend, asked, order }
 }
 
 const rangeOf = (cookie: number) => ({ offset: cookie * 100_000, length: LARGE + cookie * 4097 })
@@ -122,6 +125,28 @@ describe('A large read', () => {
       expect(found.get(cookie)?.equals(data.subarray(offset, offset + length)), `read ${cookie}`).toBe(true)
     }
     expect(asked).toEqual({ now: COUNT, later: 0 })
+  })
+
+  test('stays on the loop where another connection has had such reads a moment before', async () => {
+    const { backend, order } = countingBackend()
+    const server = await serve({ backend })
+    const clients = [await server.attached('one'), await server.attached('two')] as const
+    const read = Buffer.concat(
+      Array.from({ length: COUNT }, (__, cookie) => request(READ, { cookie, ...rangeOf(cookie) })),
+    )
+    const firstOf = async (client: RawClient) => {
+      order.length = 0
+      client.send(read)
+      const found = await takeAll(client, {})
+      const { offset, length } = rangeOf(7)
+      expect(found.get(7)?.equals(data.subarray(offset, offset + length))).toBe(true)
+      return order[0]
+    }
+    expect(await firstOf(clients[0])).toBe('later')
+    expect(await firstOf(clients[1])).toBe('now')
+    expect(await firstOf(clients[0])).toBe('now')
+    await pause(150)
+    expect(await firstOf(clients[0])).toBe('later')
   })
 
   test('that fails in a thread says so, and those before and behind it do not', async () => {

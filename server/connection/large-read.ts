@@ -22,9 +22,31 @@ const [LARGE, MAX_SHARED_BYTES] = [128 * 2 ** 10, 2 * 2 ** 20]
 /** Bytes from which on a copy behind other replies costs more than a call of its own. */
 const COPIED_BELOW = 64 * 2 ** 10
 
-/** Should this read be left to threads? Others are behind it (`moreFollows`), or `waiting` bytes are under way. */
-export function isLeftToThreads(length: number, moreFollows: boolean, waiting: number): boolean {
-  return length >= LARGE && (moreFollows || waiting > 0) && waiting < MAX_SHARED_BYTES
+/** For how long after another connection has had a large read that one counts as busy, in ms. */
+const SHARED_MS = 100
+let latest: LargeReader | undefined
+let sharedUntil = 0
+
+/** Tells which large reads of one connection to leave to threads. */
+export class LargeReader {
+  /**
+   * Should this read, asked for at `now` in ms of `performance.now()`, be left to threads? Others are behind it
+   * (`moreFollows`), or `waiting` bytes are under way. Where several connections have large reads, their clients keep
+   * the processors busy, and what a thread has copied into the cache of one the loop sends out of that of another.
+   */
+  isLeftToThreads(length: number, moreFollows: boolean, waiting: number, now: number): boolean {
+    if (length < LARGE) return false
+    if (latest !== this) {
+      if (latest !== undefined) sharedUntil = now + SHARED_MS
+      latest = this
+    }
+    return (moreFollows || waiting > 0) && waiting < MAX_SHARED_BYTES && now >= sharedUntil
+  }
+
+  /** The connection is over. */
+  end(): void {
+    if (latest === this) latest = undefined
+  }
 }
 
 /** Offers a READ, whose buffer has been taken, a way for its data past memory, where that is worth it. */
