@@ -19,7 +19,7 @@ import type { DescriptorHandle } from './handle.ts'
 import { Passing, type PassingReply } from './passing.ts'
 import type { Receiver } from './receiver.ts'
 import { type TlsAcceptor, tlsFailure } from './tls.ts'
-import { Burst, RECORD_LENGTH, receiveRecords, sendRecords } from './tls-stream.ts'
+import { Burst, RECORD_LENGTH, receiveRecords, sendRecords, shortenQueue } from './tls-stream.ts'
 
 /** Most bytes that one read of a socket brings. */
 const RECEIVE_BYTES = 2 ** 20
@@ -113,6 +113,7 @@ export class Channel {
     plain.pause()
     this.send(lastWords, 0, lastWords.length)
     plain.removeAllListeners('end')
+    shortenQueue(this.fd)
     const { socket, distinguishedName } = await acceptor.accept(plain)
     this.#socket = socket
     this.#secured = socket

@@ -5,12 +5,25 @@
  */
 import type { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
+import { limitUnsent } from '../linux/syscalls.ts'
 import { giveBuffer, MAX_DATA, takeBuffer } from './buffers.ts'
 
 /** Most bytes of a TLS record: a client that has more to send fills it. */
 export const RECORD_LENGTH = 16_384
 /** Most bytes that are gathered before they are handed on. */
 const BURST_LENGTH = 512 * 2 ** 10
+
+/** How much the kernel may have that is not on its way to the client yet, in bytes. */
+const MAX_UNSENT = 128 * 2 ** 10
+
+/**
+ * Keeps what waits in a TCP socket short. A client that decrypts is slower than we are, so that megabytes would lie there:
+ * cold by the time it comes to them, as are the buffers that it has got ready for their data.
+ */
+export function shortenQueue(fd: number): void {
+  // A unix socket has no such limit, and less room.
+  limitUnsent(fd, MAX_UNSENT)
+}
 
 /** Takes the first `length` bytes of a buffer, which is only lent for the call. */
 export type TakeBytes = (bytes: Buffer, length: number) => void

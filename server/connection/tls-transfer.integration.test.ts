@@ -1,5 +1,6 @@
 /** Requests and replies inside TLS: much of it, slowly read, cut off, and ended in order. */
 import { createHash, randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { describe, expect, test, vi } from 'vitest'
 import {
   ask,
@@ -36,7 +37,40 @@ async function attached(server: TlsTestServer, name = 'disk'): Promise<SecureCli
   return client
 }
 
+const PATIENT = { timeout: 10_000, interval: 200 }
+
+/** Bytes that the kernel keeps for a connection between these ports because they have not been acknowledged. */
+function unacknowledged(from = 0, to = 0): number {
+  const hex = (port: number) => `:${port.toString(16).toUpperCase().padStart(4, '0')}`
+  const lines = readFileSync('/proc/net/tcp', 'latin1').split('\n')
+  const line = lines.find(text => text.includes(`${hex(from)} `) && text.includes(`${hex(to)} 01 `))
+  return Number.parseInt(/ 01 ([0-9A-F]{8}):/.exec(line ?? '')?.[1] ?? '0', 16)
+}
+
 describe('Inside TLS', () => {
+  test('little waits in the kernel for a client that does not read', async () => {
+    const server = await serveTls({ size: 32 * MIB })
+    const client = await attached(server)
+    client.pause()
+    client.send(Buffer.concat(Array.from({ length: 128 }, () => request(READ, { length: MIB / 4 }))))
+    const { localPort, remotePort } = client.tls
+    let last = -1
+    // What the client's kernel has taken does not count: the rest is unsent.
+    await expect
+      .poll(() => {
+        const [before, now] = [last, unacknowledged(remotePort, localPort)]
+        last = now
+        return now > 0 && now === before
+      }, PATIENT)
+      .toBe(true)
+    expect(last).toBeLessThan(MIB / 2)
+    client.resume()
+    for (let count = 0; count < 128; count++) {
+      expect((await takeSimple(client)).error).toBe(0)
+      expect(await client.take(MIB / 4)).toHaveLength(MIB / 4)
+    }
+  })
+
   test.for(['TLSv1.2', 'TLSv1.3'] as const)(
     'pipelined writes and reads of all sizes arrive unchanged (%s)',
     async maxVersion => {

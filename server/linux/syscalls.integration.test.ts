@@ -29,6 +29,7 @@ import {
   fallocate,
   fdatasync,
   lastErrno,
+  limitUnsent,
   lockFile,
   lseek,
   nap,
@@ -243,6 +244,18 @@ describe('configureTcp', () => {
     expect(() => configureTcp(open(makeFile()), liveness)).toThrow(
       expect.objectContaining({ syscall: 'setsockopt(6, 1)', code: 'E88' }),
     )
+  })
+})
+
+describe('limitUnsent', () => {
+  test('is what the kernel goes by', async () => {
+    const { accepted } = await connected()
+    expect(limitUnsent(fdOf(accepted), 131_072)).toBe(true)
+    expect(socketOption(fdOf(accepted), 6, 25), 'TCP_NOTSENT_LOWAT').toBe(131_072)
+  })
+
+  test('says where there is no such limit', () => {
+    expect(limitUnsent(open(makeFile()), 131_072)).toBe(false)
   })
 })
 

@@ -300,6 +300,17 @@ export function configureTcp(fd: number, liveness: Liveness): void {
   setSocketOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, liveness.unacknowledged * 1000)
 }
 
+const TCP_NOTSENT_LOWAT = 25
+
+/**
+ * Lets a TCP socket take no more while so many bytes are not on their way yet; those that are, of which the network
+ * decides, do not count. False where the socket is of another kind.
+ */
+export function limitUnsent(fd: number, bytes: number): boolean {
+  scratch.writeInt32LE(bytes, 0)
+  return setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, scratchAddress, 4) === 0
+}
+
 const SO_SNDBUF = 7
 /**
  * Lets a unix socket hold so many bytes that wait to be received, and as many again for the kernel's own records. The
