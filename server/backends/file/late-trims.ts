@@ -8,7 +8,7 @@ import type { Completion } from '../backend.ts'
 import { PendingTrims, PIECE } from './pending-trims.ts'
 
 /** A trim is answered after this time, in ms, if it has not ended before. */
-export const ANSWER_MS = 50
+export const ANSWER_MS = 20
 /**
  * Bytes that may be pending when a trim is answered: a flush and the end of the last connection wait for them. What goes
  * beyond that is answered later.
