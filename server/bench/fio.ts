@@ -93,7 +93,7 @@ async function resultOf(args: readonly string[]): Promise<FioResult> {
   }
 }
 
-/** Starts a job that goes on until it is killed. */
+/** Starts a job that goes on until it is killed. Its complaints are for whoever runs the bench. */
 export function startFio(job: FioJob, uri: string): ChildProcess {
-  return spawn('fio', argumentsOf(job, [uri], 3600), { stdio: 'ignore' })
+  return spawn('fio', argumentsOf(job, [uri], 3600), { stdio: ['ignore', 'ignore', 'inherit'] })
 }

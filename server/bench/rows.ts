@@ -250,7 +250,9 @@ function disturbedRow(name: string, what: string, disturbance: FioJob, cache: Ca
       prepare('cached', ['disk'], place)
       prepare(cache, ['other'], place)
       const other = startFio(disturbance, server.uri('other'))
-      const ended = finished(other)
+      const ended = finished(other).catch(cause => {
+        throw new Error(`The other client of ${server.name} failed.`, { cause })
+      })
       try {
         const reader = fio(small('randread', 1), [server.uri('disk')], place.seconds)
         const { p99, rate } = await Promise.race([
