@@ -273,9 +273,13 @@ const TCP_KEEPCNT = 6
 const TCP_USER_TIMEOUT = 18
 const SO_KEEPALIVE = 9
 
-function setSocketOption(fd: number, level: number, name: number, value: number): void {
+function trySocketOption(fd: number, level: number, name: number, value: number): boolean {
   scratch.writeInt32LE(value, 0)
-  if (setsockopt(fd, level, name, scratchAddress, 4) !== 0) {
+  return setsockopt(fd, level, name, scratchAddress, 4) === 0
+}
+
+function setSocketOption(fd: number, level: number, name: number, value: number): void {
+  if (!trySocketOption(fd, level, name, value)) {
     throw new SystemCallError(`setsockopt(${level}, ${name})`, lastErrno())
   }
 }
@@ -307,8 +311,7 @@ const TCP_NOTSENT_LOWAT = 25
  * decides, do not count. False where the socket is of another kind.
  */
 export function limitUnsent(fd: number, bytes: number): boolean {
-  scratch.writeInt32LE(bytes, 0)
-  return setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, scratchAddress, 4) === 0
+  return trySocketOption(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes)
 }
 
 const SO_SNDBUF = 7
