@@ -1,35 +1,35 @@
 /** Which large reads are left to threads. */
 import { expect, test } from 'vitest'
-import { LargeReader } from './large-read.ts'
+import { hasNoMoreReads, isLeftToThreads } from './large-read.ts'
 
 const [KIB, MIB] = [2 ** 10, 2 ** 20]
 
 test('A large read is left to threads where others are behind it or under way, up to 2 MiB of them', () => {
-  const reader = new LargeReader()
-  expect(reader.isLeftToThreads(128 * KIB, true, 0, 0)).toBe(true)
-  expect(reader.isLeftToThreads(128 * KIB, false, 1, 0)).toBe(true)
-  expect(reader.isLeftToThreads(128 * KIB, false, 0, 0)).toBe(false)
-  expect(reader.isLeftToThreads(128 * KIB - 1, true, 0, 0)).toBe(false)
-  expect(reader.isLeftToThreads(MIB, true, 2 * MIB - 1, 0)).toBe(true)
-  expect(reader.isLeftToThreads(MIB, true, 2 * MIB, 0)).toBe(false)
-  reader.end()
+  const reader = {}
+  expect(isLeftToThreads(reader, 128 * KIB, true, 0, 0)).toBe(true)
+  expect(isLeftToThreads(reader, 128 * KIB, false, 1, 0)).toBe(true)
+  expect(isLeftToThreads(reader, 128 * KIB, false, 0, 0)).toBe(false)
+  expect(isLeftToThreads(reader, 128 * KIB - 1, true, 0, 0)).toBe(false)
+  expect(isLeftToThreads(reader, MIB, true, 2 * MIB - 1, 0)).toBe(true)
+  expect(isLeftToThreads(reader, MIB, true, 2 * MIB, 0)).toBe(false)
+  hasNoMoreReads(reader)
 })
 
 test('Where two connections have large reads neither leaves them to threads, and 100 ms after that it does', () => {
-  const [one, two] = [new LargeReader(), new LargeReader()]
-  const isLeft = (reader: LargeReader, now: number) => reader.isLeftToThreads(256 * KIB, true, 0, now)
+  const [one, two] = [{}, {}]
+  const isLeft = (reader: object, now: number) => isLeftToThreads(reader, 256 * KIB, true, 0, now)
   expect(isLeft(one, 1000)).toBe(true)
   expect(isLeft(two, 1001)).toBe(false)
   expect(isLeft(one, 1050)).toBe(false)
   expect(isLeft(one, 1149)).toBe(false)
   expect(isLeft(one, 1150)).toBe(true)
   // Small reads of another do not count.
-  expect(two.isLeftToThreads(4 * KIB, true, 0, 1160)).toBe(false)
+  expect(isLeftToThreads(two, 4 * KIB, true, 0, 1160)).toBe(false)
   expect(isLeft(one, 1161)).toBe(true)
-  two.end()
+  hasNoMoreReads(two)
   expect(isLeft(one, 1162)).toBe(true)
-  one.end()
+  hasNoMoreReads(one)
   // The connection before has ended: the next is alone.
   expect(isLeft(two, 1163)).toBe(true)
-  two.end()
+  hasNoMoreReads(two)
 })

@@ -24,29 +24,33 @@ const COPIED_BELOW = 64 * 2 ** 10
 
 /** For how long after another connection has had a large read that one counts as busy, in ms. */
 const SHARED_MS = 100
-let latest: LargeReader | undefined
+/** The connection that had the last one, and until when it shares the processors with others that have them. */
+let latest: object | undefined
 let sharedUntil = 0
 
-/** Tells which large reads of one connection to leave to threads. */
-export class LargeReader {
-  /**
-   * Should this read, asked for at `now` in ms of `performance.now()`, be left to threads? Others are behind it
-   * (`moreFollows`), or `waiting` bytes are under way. Where several connections have large reads, their clients keep
-   * the processors busy, and what a thread has copied into the cache of one the loop sends out of that of another.
-   */
-  isLeftToThreads(length: number, moreFollows: boolean, waiting: number, now: number): boolean {
-    if (length < LARGE) return false
-    if (latest !== this) {
-      if (latest !== undefined) sharedUntil = now + SHARED_MS
-      latest = this
-    }
-    return (moreFollows || waiting > 0) && waiting < MAX_SHARED_BYTES && now >= sharedUntil
+/**
+ * Should this read of a connection, asked for at `now` in ms of `performance.now()`, be left to threads? Others are
+ * behind it (`moreFollows`), or `waiting` bytes are under way. Where several connections have large reads, their clients
+ * keep the processors busy, and what a thread has copied into the cache of one the loop sends out of that of another.
+ */
+export function isLeftToThreads(
+  connection: object,
+  length: number,
+  moreFollows: boolean,
+  waiting: number,
+  now: number,
+): boolean {
+  if (length < LARGE) return false
+  if (latest !== connection) {
+    if (latest !== undefined) sharedUntil = now + SHARED_MS
+    latest = connection
   }
+  return (moreFollows || waiting > 0) && waiting < MAX_SHARED_BYTES && now >= sharedUntil
+}
 
-  /** The connection is over. */
-  end(): void {
-    if (latest === this) latest = undefined
-  }
+/** The connection is over: it does not share the processors any more. */
+export function hasNoMoreReads(connection: object): void {
+  if (latest === connection) latest = undefined
 }
 
 /** Offers a READ, whose buffer has been taken, a way for its data past memory, where that is worth it. */

@@ -13,7 +13,7 @@ import { bytesLent, HEADER_ROOM, MAX_DATA, takeBuffer } from './buffers.ts'
 import { BulkRead } from './bulk-read.ts'
 import type { Channel } from './channel.ts'
 import { Gathering } from './gathering.ts'
-import { LargeReader, offerPassage, sendFinished } from './large-read.ts'
+import { hasNoMoreReads, isLeftToThreads, offerPassage, sendFinished } from './large-read.ts'
 import { type OpenedDisk, transmissionFlags } from './opened-disk.ts'
 import { startOperation } from './operations.ts'
 import { outbox, outboxIsFull, sendOutbox } from './outbox.ts'
@@ -49,7 +49,6 @@ export class Transmission implements Receiver, PayloadOwner {
   #immediate = false
   #isReceiving = false
   readonly #turn = new Turn()
-  readonly #largeReader = new LargeReader()
   readonly gathering = new Gathering()
   isDone = false
   #stopping = false
@@ -287,7 +286,7 @@ export class Transmission implements Receiver, PayloadOwner {
     // TLS encrypts on the loop, and costs more out of the other processor's cache than the copy by a thread saves.
     const isLeft =
       !this.#channel.isSecured &&
-      this.#largeReader.isLeftToThreads(length, this.#turn.moreFollows, this.#waitingBytes, parsed.startedAt)
+      isLeftToThreads(this, length, this.#turn.moreFollows, this.#waitingBytes, parsed.startedAt)
     const read = isLeft ? 0 : backend.preadNow(handle, outbox.buffer, start, length, offset)
     if (read === length) {
       replyRead(parsed)
@@ -393,7 +392,7 @@ export class Transmission implements Receiver, PayloadOwner {
       return
     }
     this.#ended = true
-    this.#largeReader.end()
+    hasNoMoreReads(this)
     this.#channel.close()
     this.#events.ended(this.#error)
   }
