@@ -136,14 +136,12 @@ describe('Node Service', () => {
   })
 
   test('NodeGetVolumeStats and NodeExpandVolume: no such volume, no such path', async () => {
-    const unknown = { volumeId: 'default/none', volumePath: '/nowhere' }
-    await expect(driver.call('NodeGetVolumeStats', unknown)).rejects.toEqual(refused('NOT_FOUND'))
-    await expect(driver.call('NodeExpandVolume', unknown)).rejects.toEqual(refused('NOT_FOUND'))
     await using made = await volume()
     await made.stage()
-    const astray = { volumeId: made.volumeId, volumePath: '/nowhere' }
-    await expect(driver.call('NodeGetVolumeStats', astray)).rejects.toEqual(refused('NOT_FOUND'))
-    await expect(driver.call('NodeExpandVolume', astray)).rejects.toEqual(refused('NOT_FOUND'))
+    for (const volumeId of ['default/none', made.volumeId])
+      for (const volumePath of ['/nowhere', 'some/path'])
+        for (const method of ['NodeGetVolumeStats', 'NodeExpandVolume'] as const)
+          await expect(driver.call(method, { volumeId, volumePath })).rejects.toEqual(refused('NOT_FOUND'))
   })
 
   test('NodePublishVolume: SINGLE_NODE_SINGLE_WRITER at a second target is refused', async () => {

@@ -74,8 +74,13 @@ function needVolume(volumeId: string): void {
 
 /** A path as the kernel writes it. */
 function pathOf(field: string, text: string): string {
+  const path = normalized(field, text)
+  if (!isAbsolute(path)) throw new RpcError('INVALID_ARGUMENT', `${field} does not begin with a slash.`)
+  return path
+}
+
+function normalized(field: string, text: string): string {
   if (text === '') throw new RpcError('INVALID_ARGUMENT', `${field} is missing.`)
-  if (!isAbsolute(text)) throw new RpcError('INVALID_ARGUMENT', `${field} does not begin with a slash.`)
   return normalize(text).replace(/(?<=.)\/+$/, '')
 }
 
@@ -169,10 +174,13 @@ async function unpublishVolume(volumeId: string, targetPath: string): Promise<ob
   return {}
 }
 
-/** The volume's disk and where it is mounted. @throws RpcError NOT_FOUND */
+/**
+ * The volume's disk and where it is mounted. A path that is relative is one where nothing is: csi-sanity asks for `some/path`.
+ * @throws RpcError NOT_FOUND
+ */
 async function volumeAt(volumeId: string, volumePath: string): Promise<{ disk: AttachedDisk; mount: Mount }> {
   needVolume(volumeId)
-  const path = pathOf('volume_path', volumePath)
+  const path = normalized('volume_path', volumePath)
   const { mounts, disk } = await observe(volumeId)
   if (disk === undefined)
     throw new RpcError('NOT_FOUND', `The volume ${volumeId.slice(0, 128)} is not on this node.`)
