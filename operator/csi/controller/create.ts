@@ -120,9 +120,9 @@ export async function deleteVolume(volumes: Volumes, volumeId: string, call: Cal
   const disk = ref && (await volumes.find(ref, call))
   if (!disk) return {}
   if (disk.metadata.deletionTimestamp === undefined) {
-    checkUnused(disk)
+    const unused = await untilUnused(volumes, disk, call)
     try {
-      await volumes.remove(disk, true, call)
+      await volumes.remove(unused, true, call)
     } catch (error) {
       // Somebody has published it, or its status has changed: it is looked at anew.
       if (hasCode(error, 'Conflict')) return await deleteVolume(volumes, volumeId, call)
@@ -133,16 +133,37 @@ export async function deleteVolume(volumes: Volumes, volumeId: string, call: Cal
   return {}
 }
 
-/** @throws RpcError FAILED_PRECONDITION, naming who has the volume */
-function checkUnused(disk: OnDemandDisk): void {
-  const [publication] = publicationsOf(disk)
-  if (publication) {
-    throw new RpcError('FAILED_PRECONDITION', `The volume is published to the node ${publication.node}.`)
-  }
-  const { connections = 0, clients = [] } = disk.status ?? {}
-  if (connections > 0) {
-    throw new RpcError('FAILED_PRECONDITION', `The volume is in use by ${clients.join(', ') || 'a client'}.`)
-  }
+/**
+ * Connections in a status are some seconds old: so long, in ms, is waited for it to say that a volume's last client has
+ * left. Less than what passes between two looks at a disk without news.
+ */
+const LEAVE_MS = 4500
+
+/**
+ * The disk in a state in which nobody has it. A node that has just given the volume back is not counted for long, and who
+ * deletes the volume then, as csi-sanity does, may not ask again.
+ * @throws RpcError FAILED_PRECONDITION, naming who has the volume
+ */
+async function untilUnused(volumes: Volumes, disk: OnDemandDisk, call: Call): Promise<OnDemandDisk> {
+  const deadline = performance.now() + LEAVE_MS
+  return await volumes.until(
+    disk,
+    latest => {
+      const [publication] = publicationsOf(latest)
+      if (publication) {
+        throw new RpcError('FAILED_PRECONDITION', `The volume is published to the node ${publication.node}.`)
+      }
+      if ((latest.status?.connections ?? 0) === 0) return latest
+      if (performance.now() < deadline) return undefined
+      throw new RpcError('FAILED_PRECONDITION', usedBy(latest))
+    },
+    usedBy,
+    call,
+  )
+}
+
+function usedBy({ status }: OnDemandDisk): string {
+  return `The volume is in use by ${status?.clients?.join(', ') || 'a client'}.`
 }
 
 /** @throws RpcError INVALID_ARGUMENT for a volume that this driver could not follow */
