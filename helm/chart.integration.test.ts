@@ -222,6 +222,32 @@ describe('The chart', () => {
     }
   })
 
+  test('has each label once, where several values give it', async () => {
+    // They stood twice, and of `podLabels` the second one was none that the Deployment's selector finds.
+    const objects = await render([
+      ...EVERYTHING,
+      ...['release', 'grafana_dashboard'].map(key => `commonLabels.${key}=common`),
+      'operator.podLabels.release=own',
+      'operator.podLabels.app\\.kubernetes\\.io/name=x',
+      'operator.podLabels.app\\.kubernetes\\.io/component=x',
+      ...['podMonitor', 'prometheusRule', 'dashboard'].map(part => `metrics.${part}.labels.release=own`),
+    ])
+    const { selector, template } = find(objects, 'Deployment', 'odd-ondemand-disk').spec
+    expect(template.metadata.labels).toMatchObject({ ...selector.matchLabels, release: 'own' })
+    for (const [kind, name] of [
+      ['PodMonitor', 'odd-ondemand-disk'],
+      ['PodMonitor', 'odd-ondemand-disk-pools'],
+      ['PrometheusRule', 'odd-ondemand-disk'],
+      ['ConfigMap', 'odd-ondemand-disk-dashboard'],
+    ] as const)
+      expect(find(objects, kind, name).metadata.labels).toMatchObject({
+        'app.kubernetes.io/instance': 'odd',
+        team: 'storage',
+        release: 'own',
+        grafana_dashboard: kind === 'ConfigMap' ? '1' : 'common',
+      })
+  })
+
   test('renders names of digits alone, or of a word of YAML, as text', async () => {
     // `--set-string fullnameOverride=123` and `--namespace 123` became numbers, which no API server takes as a name.
     const DIGITS = {
@@ -346,6 +372,16 @@ describe('Values that are wrong are refused, and named', () => {
     ['defaultPool.spec.storage=null', 'storage'],
     ['uninstall.allowWithDisks=perhaps', 'allowWithDisks'],
     ['uninstall.force=true', 'force'],
+    // What remains of a part of which all lines are comments. It was a nil pointer in some template.
+    ['csi=null', 'csi'],
+    ['metrics=null', 'metrics'],
+    ['csi.node.grpcProxy=null', 'grpcProxy'],
+    ['csi.sidecars.registrar=null', 'registrar'],
+    // Each is a value of its own, and stood twice.
+    [
+      'csi.storageClasses[0].name=a,csi.storageClasses[0].pool=b,csi.storageClasses[0].parameters.pool=c',
+      'propertyName',
+    ],
     ['typo=1', 'typo'],
   ] as const)('%s', async ([value, named]) => {
     const refusal = render([value])

@@ -44,8 +44,17 @@ app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
-{{/* The chart's own win: a key that stands twice is refused, and selectors count on them. */}}
 {{- define "ondemand-disk.labels" -}}
+{{- include "ondemand-disk.labelsAnd" (list . dict) }}
+{{- end }}
+
+{{/*
+The labels of an object for which some values have more: `include "ondemand-disk.labelsAnd" (list . LABELS)`. The chart's own
+win, then those of the object: a key that stands twice is refused, and selectors count on them.
+*/}}
+{{- define "ondemand-disk.labelsAnd" -}}
+{{- $more := default dict (index . 1) }}
+{{- with index . 0 }}
 {{- $own := dict
   "app.kubernetes.io/name" (include "ondemand-disk.name" .)
   "app.kubernetes.io/instance" .Release.Name
@@ -54,7 +63,9 @@ app.kubernetes.io/component: {{ index . 1 }}
   "app.kubernetes.io/managed-by" .Release.Service
   "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_")
 }}
-{{- toYaml (merge $own (omit (default dict .Values.commonLabels) "app.kubernetes.io/component")) }}
+{{- $given := merge dict $more (default dict .Values.commonLabels) }}
+{{- toYaml (merge $own (omit $given "app.kubernetes.io/component")) }}
+{{- end }}
 {{- end }}
 
 {{/* Pod Security "restricted". The user's number is the image's. */}}
