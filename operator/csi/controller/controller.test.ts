@@ -302,3 +302,19 @@ test('A list in pages has each volume once, and a token that is none is refused'
     refused('INVALID_ARGUMENT', 'max_entries'),
   )
 })
+
+// Anybody who may edit one disk could keep the attacher from all.
+test('A list has the other volumes, too, where the publications of one cannot be read', () => {
+  const disks = ['good', 'bad'].map(name => ({
+    metadata: {
+      ...{ namespace: 'a', name },
+      ...(name === 'bad' && { annotations: { 'ondemanddisk.dev/published': 'no JSON' } }),
+    },
+    status: { size: 5, conditions: [{ type: 'Provisioned', status: 'True' }] },
+  })) as unknown as OnDemandDisk[]
+  const { entries } = listVolumes(disks, { maxEntries: 0, startingToken: '' })
+  expect(entries.map(({ volume, status }) => [volume.volumeId, status.publishedNodeIds])).toEqual([
+    ['a/bad', []],
+    ['a/good', []],
+  ])
+})

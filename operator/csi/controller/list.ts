@@ -35,6 +35,16 @@ function entryOf(disk: OnDemandDisk): ListVolumesResponse['entries'][number] {
   const { namespace = '', name } = disk.metadata
   return {
     volume: { volumeId: volumeIdOf({ namespace, name }), capacityBytes: String(disk.status?.size ?? 0) },
-    status: { publishedNodeIds: publicationsOf(disk).map(({ node }) => node) },
+    status: { publishedNodeIds: nodesOf(disk) },
+  }
+}
+
+/** None where somebody has overwritten them: calls for that volume say so, and the list is for all others, too. */
+function nodesOf(disk: OnDemandDisk): readonly string[] {
+  try {
+    return publicationsOf(disk).map(({ node }) => node)
+  } catch (error) {
+    if (error instanceof RpcError) return []
+    throw error
   }
 }
