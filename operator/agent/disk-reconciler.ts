@@ -10,6 +10,7 @@ import { writeStatus } from '../kube/conditions.ts'
 import type { ReconcileResult } from '../kube/controller.ts'
 import type { EventRecorder } from '../kube/events.ts'
 import { hasCode } from '../kube/kube-error.ts'
+import { changedField } from '../terms/accepted.ts'
 import { allot, type Claimant } from '../terms/allotment.ts'
 import { hasBegun } from '../terms/attempts.ts'
 import { isTrue } from '../terms/conditions.ts'
@@ -107,7 +108,7 @@ export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
   const startedAt = new Date().toISOString()
 
   async function observe(disk: OnDemandDisk, uid: string): Promise<AgentObserved> {
-    const parsed = parseDisk(disk, nameRules(view.pool))
+    const parsed = checked(disk)
     const spare = disk.metadata.annotations?.[SPARE_ANNOTATION]
     const isPromised = spare !== undefined && !isTrue(disk, 'Provisioned')
     const [file, isThere] = await Promise.all([volume.disk(uid), isPromised && hasSpare(spare)])
@@ -125,6 +126,12 @@ export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
       uri: uri(),
       sinceWriteMs: performance.now() - (writtenAt.get(uid) ?? Number.NEGATIVE_INFINITY),
     }
+  }
+
+  /** Also a change that an API server before 1.25 lets through, and that the disk cannot follow, is none to serve by. */
+  function checked(disk: OnDemandDisk): Parsed {
+    const parsed = parseDisk(disk, nameRules(view.pool))
+    return parsed instanceof InvalidSpecError ? parsed : (changedField(disk, parsed) ?? parsed)
   }
 
   /** What is being made of a disk, by what the API says, and by what is at work here, which the API may not say any more. */

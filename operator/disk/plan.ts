@@ -12,7 +12,7 @@ import { conditionOf, isTrue } from '../terms/conditions.ts'
 import { SPARE_ANNOTATION } from '../terms/names.ts'
 import { restOfQuiet } from '../terms/quiet.ts'
 import { DISK_REASONS, type DiskReason } from '../terms/reasons.ts'
-import { accept, changedField } from './accepted.ts'
+import { accept, wrongChange } from './accepted.ts'
 import { planCopy } from './copy.ts'
 import { planDeletion } from './deletion.ts'
 import {
@@ -33,7 +33,7 @@ export function planDisk(observed: DiskObserved): Plan {
   const { disk, parsed } = observed
   if (disk.metadata.deletionTimestamp !== undefined) return planDeletion(observed)
   if (parsed instanceof InvalidSpecError) return notReady(observed, 'InvalidSpec', parsed.message)
-  const changed = changedField(disk, parsed)
+  const changed = wrongChange(disk, parsed)
   if (changed) return notReady(observed, 'InvalidSpec', changed.message)
   const claim = accept(disk, parsed)
   if (claim !== undefined) return claimed(observed, parsed, claim)
