@@ -15,11 +15,11 @@ import { getCapacity } from './capacity-of-pools.ts'
 import { createVolume, deleteVolume } from './create.ts'
 import { expandVolume, modifyVolume } from './edit.ts'
 import { listVolumes } from './list.ts'
-import { parseMutableParameters, parseParameters } from './parameters.ts'
+import { parametersProblem, parseMutableParameters } from './parameters.ts'
 import { publishVolume, unpublishVolume } from './publish.ts'
 import { createSnapshot, deleteSnapshot, listSnapshots } from './snapshots.ts'
 import { objectNameOf } from './volume-id.ts'
-import { filesystemOf, specOf, type Volumes } from './volumes.ts'
+import { filesystemOf, refOfDisk, specOf, type Volumes } from './volumes.ts'
 
 const CAPABILITIES: readonly ControllerCapability[] = [
   'CREATE_DELETE_VOLUME',
@@ -93,9 +93,9 @@ async function validate(
   }
   const disk = await volumes.get(volumeId, call)
   const spec = specOf(disk)
-  if (Object.keys(parameters).length > 0) parseParameters(parameters, disk.metadata.namespace)
+  const own = { namespace: refOfDisk(disk).namespace, pool: spec.poolName }
+  const mismatch = contextProblem(volumeContext) ?? parametersProblem(parameters, own)
   parseMutableParameters(mutableParameters)
-  const mismatch = contextProblem(volumeContext)
   if (mismatch) return { message: `This is another volume: ${mismatch}.` }
   const terms = { readOnly: spec.readOnly, filesystem: filesystemOf(disk) }
   for (const capability of volumeCapabilities) {

@@ -93,6 +93,21 @@ export function parseParameters(
   }
 }
 
+/**
+ * Why a volume was not made with these parameters; undefined where it may have been, or none are given. A filesystem is not
+ * looked at: a capability, or the source of a copy, goes before it; nor is what can be changed.
+ * @throws RpcError INVALID_ARGUMENT for parameters that no volume is made with
+ */
+export function parametersProblem(
+  parameters: StringMap,
+  own: { readonly namespace: string; readonly pool: string },
+): string | undefined {
+  if (Object.keys(parameters).length === 0) return undefined
+  const { pool, poolNamespace } = parseParameters(parameters, own.namespace)
+  if (pool === own.pool && poolNamespace === own.namespace) return undefined
+  return `it is in the pool ${own.namespace}/${own.pool}, not in ${poolNamespace}/${pool}`
+}
+
 function label(key: string, value: string | undefined): string {
   if (value === undefined || value === '') {
     throw invalid(key, 'It is missing. Name the DiskPool, and its namespace, in the StorageClass.')

@@ -1,7 +1,8 @@
-/** What CreateVolume and DeleteVolume make of a disk's status. */
+/** What calls make of a disk as the API server has it. */
 import { expect, onTestFinished, test, vi } from 'vitest'
 import { createClient } from '../../kube/client.ts'
 import { TestApi } from '../../kube/test-api.ts'
+import { controller } from './controller.ts'
 import { deleteVolume } from './create.ts'
 import { followVolumes } from './volumes.ts'
 
@@ -21,13 +22,14 @@ async function follow() {
       status: { connections, clients: connections > 0 ? ['10.0.0.1'] : [] },
     } as never)
   disk(1)
-  const volumes = followVolumes(createClient({ transport: api.transport }), undefined, log)
+  const client = createClient({ transport: api.transport })
+  const volumes = followVolumes(client, undefined, log)
   onTestFinished(async () => {
     await volumes.stop()
     vi.useRealTimers()
   })
   await volumes.synced
-  return { api, disk, volumes }
+  return { api, client, disk, volumes }
 }
 
 // csi-sanity's clean-up: unstaged, unpublished, and deleted at once, while the status still counted the node.
@@ -51,4 +53,24 @@ test('DeleteVolume of a volume that stays in use is refused, and says by whom', 
   await vi.advanceTimersByTimeAsync(5000)
   await refused
   expect(api.objects).toHaveLength(1)
+})
+
+// Whatever parameters a volume could have were confirmed of any volume.
+test('ValidateVolumeCapabilities confirms no parameters of a volume in another pool', async () => {
+  const { client, volumes } = await follow()
+  const validate = (parameters: Readonly<Record<string, string>>) =>
+    controller(client, volumes, undefined).ValidateVolumeCapabilities?.(
+      {
+        volumeId: 'disks/a',
+        volumeCapabilities: [{ block: {}, accessMode: { mode: 'SINGLE_NODE_WRITER' } }],
+        ...{ volumeContext: {}, parameters, mutableParameters: {} },
+      },
+      call(),
+    )
+  for (const parameters of [{}, { pool: 'lab' }, { pool: 'lab', poolNamespace: 'disks', iops: '5' }])
+    expect(await validate(parameters)).toMatchObject({ confirmed: { parameters } })
+  for (const parameters of [{ pool: 'other' }, { pool: 'lab', poolNamespace: 'other' }])
+    expect(await validate(parameters)).toEqual({
+      message: expect.stringMatching(/^This is another volume: it is in the pool disks\/lab, not in /),
+    })
 })
