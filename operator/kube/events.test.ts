@@ -43,6 +43,18 @@ function setUp() {
   }
 }
 
+// A label of the event's name ended with a dash, and no API server took it.
+test.each(['-', '.'])(
+  'an event of an object with a long name is one, also where the cut is behind a %j',
+  async sign => {
+    const { api, recorder } = setUp()
+    recorder.record(disk(`${'a'.repeat(229)}${sign}bcd`), note)
+    await recorder.flush()
+    const [name = ''] = api.objects.map(({ metadata }) => metadata.name)
+    expect(name).toMatch(/^a{229}\.[0-9a-f]{16}$/)
+  },
+)
+
 test('an event says what happened to what', async () => {
   const { api, recorder } = setUp()
   recorder.record(disk('d'), note)

@@ -104,7 +104,8 @@ export function startEventRecorder(terms: EventTerms): EventRecorder {
     const event = {
       // Events of what belongs to the whole cluster are kept in this namespace.
       namespace: metadata.namespace ?? 'default',
-      name: `${metadata.name.slice(0, 230)}.${randomBytes(8).toString('hex')}`,
+      // What is cut off may leave a dash or a dot behind, which no label ends with.
+      name: `${metadata.name.slice(0, 230).replace(/[-.]+$/, '')}.${randomBytes(8).toString('hex')}`,
       firstAt: lastTimestamp,
       count: 1,
       at: time,
