@@ -140,6 +140,32 @@ describe('The chart', () => {
     expect(find(objects, 'Role', 'odd-ondemand-disk').metadata.namespace).toBe('disks')
   })
 
+  test('has a leader for each namespace that a release is for', async () => {
+    // Of two releases in one namespace the second waited for the Lease of the first, and looked after nothing.
+    const long = (end: string) => `${'n'.repeat(62)}${end}`
+    const names: string[] = []
+    for (const watched of ['', 'disks', 'other', long('a'), long('b'), 'a'.repeat(40)]) {
+      const objects = await render([`watchNamespace=${watched}`])
+      const [operator] = find(objects, 'Deployment', 'odd-ondemand-disk').spec.template.spec.containers
+      const args: string[] = operator.args
+      const told = args.find(arg => arg.startsWith('--lease-name='))?.slice('--lease-name='.length)
+      const name = told ?? 'ondemand-disk-operator'
+      expect(name).toMatch(/^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$/)
+      const { rules } = find(objects, 'Role', 'odd-ondemand-disk-leader')
+      expect(rules[1].resourceNames).toEqual([name])
+      names.push(name)
+    }
+    expect(names.slice(0, 2)).toEqual(['ondemand-disk-operator', 'ondemand-disk-operator-disks'])
+    expect(new Set(names).size).toBe(names.length)
+    const [alert] = find(
+      await render(['metrics.prometheusRule.enabled=true']),
+      'PrometheusRule',
+      'odd-ondemand-disk',
+    ).spec.groups[0].rules
+    const [, pattern = ''] = /leader_election_master_status\{name=~"([^"]+)"\}/.exec(alert.expr) ?? []
+    for (const name of names) expect(name).toMatch(new RegExp(`^(?:${pattern})$`))
+  })
+
   test('runs the image of the version, of the tag or, above all, of the digest', async () => {
     const image = async (...values: string[]) => {
       const objects = await render([...values, 'image.repository=registry.example/odd'])

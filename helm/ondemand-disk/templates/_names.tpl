@@ -21,6 +21,14 @@
 {{- end }}
 {{- end }}
 
+{{/* Releases in one namespace that look after different ones must not wait for one another. At most 63 characters. */}}
+{{- define "ondemand-disk.leaseName" -}}
+ondemand-disk-operator
+{{- with .Values.watchNamespace }}-
+{{- if gt (len .) 40 }}{{ trunc 31 . | trimSuffix "-" }}-{{ sha256sum . | trunc 8 }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+{{- end }}
+
 {{- define "ondemand-disk.image" -}}
 {{- if .Values.image.digest }}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
