@@ -6,7 +6,7 @@ import { MAX_SIZE } from '../../crds/quantity.ts'
 import type { Backend, LayeredBackend, OpenContext, Probed, ProbeResult } from './backend.ts'
 import { Answers } from './layer/answers.ts'
 import { abilitiesOf, presumedCapabilities } from './layer/capabilities.ts'
-import { BackendError, describe, failureOf, UnfinishedError } from './layer/errors.ts'
+import { BackendError, describe, disown, failureOf, isThenable, UnfinishedError } from './layer/errors.ts'
 import { Handle } from './layer/handle.ts'
 import { immediateRead, immediateWrite } from './layer/immediate.ts'
 import { operationsOf } from './layer/operations.ts'
@@ -135,17 +135,21 @@ export function fillIn<Inner>(backend: Backend<Inner>, options: FillOptions): La
   }
 
   function endBatch(handle: Handle<Inner>, isLone: boolean): void {
+    const failed = (thrown: unknown) => onProblem(failureOf('endBatch', thrown))
     try {
-      backend.endBatch?.(handle.inner, isLone)
+      const ended: unknown = backend.endBatch?.(handle.inner, isLone)
+      if (isThenable(ended)) Promise.resolve(ended).then(undefined, failed)
     } catch (thrown) {
-      onProblem(failureOf('endBatch', thrown))
+      failed(thrown)
     }
   }
 
   function renewSize(handle: Handle<Inner>): number {
     if (backend.sizeNow === undefined) return handle.size
     try {
-      handle.growTo(checkedSize('sizeNow', backend.sizeNow(handle.inner)))
+      const size: unknown = backend.sizeNow(handle.inner)
+      disown(size)
+      handle.growTo(checkedSize('sizeNow', size))
     } catch (thrown) {
       onProblem(failureOf('sizeNow', thrown))
     }

@@ -64,6 +64,21 @@ describe('An operation fails that', () => {
       { code: 'EIO', message: "The backend's pread failed: aborted" },
     ],
     [
+      'an error with a code whose message is no text',
+      () => raise(Object.assign(new Error(), { code: 'ENOSPC', message: 42 })),
+      { code: 'ENOSPC', message: "The backend's pread failed: ENOSPC" },
+    ],
+    [
+      'an error whose message is no text',
+      () => raise(Object.assign(new RangeError(), { message: Symbol('full') })),
+      { code: 'EIO', message: "The backend's pread failed: RangeError" },
+    ],
+    [
+      'an object that throws when it is looked at',
+      () => raise(Object.defineProperty({ code: 'ENOSPC' }, 'message', { get: () => raise('no') })),
+      { code: 'EIO', message: "The backend's pread failed with an object in place of an error" },
+    ],
+    [
       'an object with a code',
       () => raise({ code: 'ENOSPC', message: 'No room' }),
       { code: 'ENOSPC', message: "The backend's pread failed: No room" },

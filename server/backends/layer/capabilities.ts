@@ -1,6 +1,6 @@
 /** What a disk can do: what its backend says, what follows from the callbacks that are there, and what the layer adds. */
 import type { Backend, BlockSizes, Capabilities } from '../backend.ts'
-import { BackendError, describe, failureOf } from './errors.ts'
+import { BackendError, describe, disown, failureOf } from './errors.ts'
 
 /** Bounds of block sizes (proto.md, "Block size constraints"), in bytes. */
 const MAX_MINIMUM = 2 ** 16
@@ -39,7 +39,9 @@ export function abilitiesOf<Inner>(
 ): Abilities {
   const ask = (question: Question | 'blockSizes'): unknown => {
     try {
-      return backend[question]?.(inner)
+      const answer: unknown = backend[question]?.(inner)
+      disown(answer)
+      return answer
     } catch (thrown) {
       throw failureOf(question, thrown)
     }

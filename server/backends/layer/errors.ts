@@ -36,30 +36,51 @@ export class UnfinishedError extends BackendError {
 /** An error with a `code`, as `failureOf` makes it. */
 export type Failure = Error & { readonly code: string }
 
-const hasCode = (thrown: object): thrown is { code: string; message?: unknown } =>
-  'code' in thrown && typeof thrown.code === 'string' && thrown.code !== ''
+/** What a thrown object says of itself, as far as that is text. */
+interface Told {
+  readonly isError: boolean
+  readonly code: string | undefined
+  readonly message: string | undefined
+  readonly name: string | undefined
+}
 
-/** What a callback threw, or rejected with, as an error with a `code`: its own, or EIO. */
+const textOf = (value: unknown) => (typeof value === 'string' ? value : undefined)
+
+function told(thrown: object): Told {
+  try {
+    const { code, message, name } = thrown as { code?: unknown; message?: unknown; name?: unknown }
+    const isError = thrown instanceof Error
+    return { isError, code: textOf(code) || undefined, message: textOf(message), name: textOf(name) }
+  } catch {
+    // It throws when it is looked at.
+    return { isError: false, code: undefined, message: undefined, name: undefined }
+  }
+}
+
+/**
+ * What a callback threw, or rejected with, as an error with a `code`: its own, or EIO. Whoever tells a client or the log
+ * of it relies on code and message being texts.
+ */
 export function failureOf(callback: string, thrown: unknown): Failure {
-  if (thrown instanceof Error) {
-    if (hasCode(thrown)) return thrown
-    return new BackendError('EIO', `The backend's ${callback} failed: ${thrown.message || thrown.name}`, {
-      cause: thrown,
-    })
+  if (typeof thrown !== 'object' || thrown === null)
+    return failure(callback, 'EIO', withoutError(thrown), thrown)
+  const { isError, code, message, name } = told(thrown)
+  if (isError && code !== undefined && message !== undefined) return thrown as Failure
+  const reason = message || code || name
+  if (reason === undefined || !(isError || code !== undefined)) {
+    return failure(callback, 'EIO', withoutError(thrown), thrown)
   }
-  if (typeof thrown === 'object' && thrown !== null && hasCode(thrown)) {
-    const reason = typeof thrown.message === 'string' ? thrown.message : thrown.code
-    return new BackendError(thrown.code, `The backend's ${callback} failed: ${reason}`, { cause: thrown })
-  }
-  return new BackendError('EIO', `The backend's ${callback} failed ${withoutError(thrown)}`, {
-    cause: thrown,
-  })
+  return failure(callback, code ?? 'EIO', `: ${reason}`, thrown)
+}
+
+function failure(callback: string, code: string, how: string, cause: unknown): BackendError {
+  return new BackendError(code, `The backend's ${callback} failed${how}`, { cause })
 }
 
 function withoutError(thrown: unknown): string {
   return thrown === undefined || thrown === null
-    ? 'without a reason'
-    : `with ${describe(thrown)} in place of an error`
+    ? ' without a reason'
+    : ` with ${describe(thrown)} in place of an error`
 }
 
 /** A value that a backend gave, for a message. */
@@ -85,5 +106,15 @@ export function describe(value: unknown): string {
 
 /** A promise, whoever made it. */
 export function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
+  if (typeof value !== 'object' || value === null) return false
+  try {
+    return 'then' in value && typeof value.then === 'function'
+  } catch {
+    return false
+  }
+}
+
+/** Takes a promise where none is awaited, which would end the process by rejecting. */
+export function disown(value: unknown): void {
+  if (isThenable(value)) Promise.resolve(value).then(undefined, () => undefined)
 }

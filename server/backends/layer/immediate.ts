@@ -3,7 +3,7 @@
  * allocated.
  */
 import type { Backend } from '../backend.ts'
-import { BackendError, describe, failureOf } from './errors.ts'
+import { BackendError, describe, disown, failureOf } from './errors.ts'
 import type { Handle } from './handle.ts'
 
 type Now<Inner> = (
@@ -19,6 +19,7 @@ const nothing = () => 0
 const isCount = (count: number, length: number) => count >= 0 && count < length && Number.isInteger(count)
 
 function nonsense(callback: string, count: unknown, length: number): BackendError {
+  disown(count)
   const expected = `a number of bytes from 0 to ${length}`
   return new BackendError('EIO', `The backend's ${callback} returned ${describe(count)}, not ${expected}`)
 }
