@@ -184,7 +184,7 @@ export interface Backend<Handle = unknown> {
 /** What `probe` can say of a disk that is not opened. */
 export interface ProbeResult {
   readonly size: number
-  /** Where an opened disk would not have what the backend's callbacks suggest. */
+  /** What the callbacks of these names would answer for the opened disk, where they would not say yes. */
   readonly capabilities?: Partial<Capabilities>
 }
 

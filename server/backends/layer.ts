@@ -179,10 +179,13 @@ export function fillIn<Inner>(backend: Backend<Inner>, options: FillOptions): La
       const told = await ask('probe', () => backend.probe?.(name, requestedSize))
       if (told === undefined) return undefined
       const size = checkedSize('probe', (told as Partial<ProbeResult> | null)?.size)
-      return {
+      const capabilities = presumedCapabilities(
+        backend,
         size,
-        capabilities: presumedCapabilities(backend, readOnly || options.readOnly, told.capabilities),
-      }
+        readOnly || options.readOnly,
+        told.capabilities ?? {},
+      )
+      return { size, capabilities }
     },
 
     async listExports(): Promise<readonly string[]> {

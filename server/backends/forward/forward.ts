@@ -5,6 +5,7 @@
  */
 import type { NbdClient } from '../../client/client.ts'
 import { listExports, probe } from '../../client/discovery.ts'
+import { RefusedError } from '../../client/errors.ts'
 import type { ExportInfo } from '../../client/export-info.ts'
 import { connectReconnecting } from '../../client/reconnecting.ts'
 import type { NbdUri } from '../../client/uri.ts'
@@ -26,9 +27,8 @@ export interface ForwardConfig {
 }
 
 /** What an upstream can do, as the layer above the backends asks for it. */
-function capabilitiesOf({ flags, blockSizes }: ExportInfo): Partial<Capabilities> {
-  const { readOnly, canFlush, canFua, canTrim, canZero, canFastZero, canCache, canMultiConn, rotational } =
-    flags
+function capabilitiesOf({ flags, blockSizes }: ExportInfo, shared: boolean): Partial<Capabilities> {
+  const { readOnly, canFlush, canFua, canTrim, canZero, canFastZero, canCache, rotational } = flags
   return {
     canWrite: !readOnly,
     canFlush,
@@ -37,11 +37,15 @@ function capabilitiesOf({ flags, blockSizes }: ExportInfo): Partial<Capabilities
     canZero,
     canFastZero,
     canCache,
-    canMultiConn,
+    // One connection for all keeps their order, as far as there is one: its flush covers them all.
+    canMultiConn: shared || flags.canMultiConn,
     isRotational: rotational,
     blockSizes,
   }
 }
+
+/** Some servers tell of an export only by opening it: those without the fixed newstyle handshake, or without INFO. */
+const canOnlyOpen = (error: unknown) => error instanceof RefusedError && error.code === 'ENOTSUP'
 
 /** One connection for as long as anybody uses it. */
 class SharedClient {
@@ -137,14 +141,18 @@ export function createForwardBackend(config: ForwardConfig): Backend<NbdClient> 
     canZero: ({ flags }) => flags.canZero,
     canFastZero: ({ flags }) => flags.canFastZero,
     canCache: ({ flags }) => flags.canCache,
-    // One connection for all keeps their order, as far as there is one: its flush covers them all.
     canMultiConn: ({ flags }) => config.shared || flags.canMultiConn,
     isRotational: ({ flags }) => flags.rotational,
     blockSizes: client => client.blockSizes,
 
     async probe(exportName) {
-      const info = await probe(target(exportName))
-      return { size: info.size, capabilities: capabilitiesOf(info) }
+      try {
+        const info = await probe(target(exportName))
+        return { size: info.size, capabilities: capabilitiesOf(info, config.shared) }
+      } catch (error) {
+        if (canOnlyOpen(error)) return undefined
+        throw error
+      }
     },
 
     async listExports() {

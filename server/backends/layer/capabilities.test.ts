@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import type { Backend } from '../backend.ts'
+import type { Backend, Capabilities } from '../backend.ts'
 import { fillIn } from '../layer.ts'
 import { context, opened, pwrite, smallBackend } from './test-operation.ts'
 
@@ -96,6 +96,36 @@ test('A backend may know better what a disk can do that is not opened', async ()
   const readOnly = { capabilities: { canMultiConn: true, canWrite: false, canZero: false } }
   expect(await filled.probe('x', undefined, true)).toMatchObject(readOnly)
   expect(await fillIn(backend, { readOnly: true, onProblem() {} }).probe('x')).toMatchObject(readOnly)
+})
+
+const cache = () => {}
+const all = { pwrite, flush, trim, zero, cache }
+const blockSizes = { minimum: 512, preferred: 4096, maximum: 65_536 }
+
+test.each([
+  ['cannot zero', { canZero: false, canFastZero: false }],
+  ['cannot zero fast', { canZero: true, canFastZero: false }],
+  ['cannot cache', { canCache: false }],
+  ['has no FUA', { canFua: false }],
+  ['has FUA and no flush', { canFlush: false, canFua: true }],
+  ['is read-only', { canWrite: false, canTrim: true, canZero: true, canFua: true }],
+  ['has blocks', { blockSizes }],
+] as const)('A disk that %s is the same before it is opened and after', async (_, known) => {
+  const told = Object.fromEntries(Object.entries(known).map(([question, value]) => [question, () => value]))
+  const backend = smallBackend({ ...all, ...told, probe: () => ({ size: 65_536, capabilities: known }) })
+  const filled = fillIn(backend, { readOnly: false, onProblem() {} })
+  const probed = await filled.probe('x')
+  expect(probed?.capabilities).toEqual(filled.capabilities(await filled.open('x', context())))
+})
+
+test.each([
+  [{ canZero: 'no' }, 'probe told "no" for canZero, neither true nor false'],
+  [{ blockSizes: { ...blockSizes, minimum: 3 } }, 'blockSizes told 3 for the minimum'],
+])('A disk is not told of that has the impossible %j before it is opened', async (known, message) => {
+  const capabilities = known as unknown as Partial<Capabilities>
+  const backend = smallBackend({ ...all, probe: () => ({ size: 65_536, capabilities }) })
+  const filled = fillIn(backend, { readOnly: false, onProblem() {} })
+  await expect(filled.probe('x')).rejects.toThrow(message)
 })
 
 test.each([

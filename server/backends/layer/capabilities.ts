@@ -61,17 +61,30 @@ export function abilitiesOf<Inner>(
   })
 }
 
-/** What is to be expected of a disk that is not opened: the callbacks that need a handle would all say yes. */
+/**
+ * What is to be expected of a disk of `size` bytes that is not opened: what opening it would tell, or INFO and GO would
+ * differ. `known` are the answers that its backend gives beforehand; the callbacks, which need a handle, would all say yes.
+ * @throws BackendError if the answers make no sense
+ */
 export function presumedCapabilities<Inner>(
   backend: Backend<Inner>,
+  size: number,
   readOnly: boolean,
   known: Partial<Capabilities> = {},
 ): Capabilities {
   const { capabilities } = abilities(backend, readOnly, {
-    can: (question, fallback) => backend[question] !== undefined || fallback,
-    blockSizes: () => ANY_SIZE,
+    can(question, fallback) {
+      const told: unknown = known[question]
+      if (told === undefined) return backend[question] !== undefined || fallback
+      if (typeof told === 'boolean') return told
+      throw new BackendError(
+        'EIO',
+        `The backend's probe told ${describe(told)} for ${question}, neither true nor false`,
+      )
+    },
+    blockSizes: () => (known.blockSizes === undefined ? ANY_SIZE : checkedBlockSizes(known.blockSizes, size)),
   })
-  return masked({ ...capabilities, ...known }, readOnly)
+  return capabilities
 }
 
 function abilities<Inner>(
