@@ -32,6 +32,7 @@ import { makeCertificates, STARTTLS, serveTls } from './test-tls.ts'
 
 makeCertificates()
 
+const ABORT = 2
 const EINVAL = 22
 const ENOSPC = 28
 
@@ -122,7 +123,7 @@ describe('after a known workload', () => {
 test('handshakes are told apart by how they end', async () => {
   const server = await serve()
   const left = await server.greeted()
-  await ask(left, 2)
+  await ask(left, ABORT)
   left.hangUp()
   const broken = await server.greeted()
   broken.reset()
@@ -131,6 +132,16 @@ test('handshakes are told apart by how they end', async () => {
   const value = scrape(server)
   const results = ['opened', 'left', 'failed'].map(result => value('handshakes_total', { result }))
   expect(results).toEqual([1, 1, 1])
+})
+
+test('a client that says goodbye and does not wait for the answer has left', async () => {
+  const server = await serve()
+  const client = await server.greeted()
+  client.send(option(ABORT))
+  client.reset()
+  await allGone(server)
+  const value = scrape(server)
+  expect(['left', 'failed'].map(result => value('handshakes_total', { result }))).toEqual([1, 0])
 })
 
 describe('a refusal is counted by its reason', () => {

@@ -79,6 +79,7 @@ export class Negotiation implements Receiver {
   #stopping = false
   /** The client has said its last word, and has the answers to its questions still to get. */
   #finished = false
+  #saidGoodbye = false
   #error: Error | undefined
 
   constructor(
@@ -136,6 +137,11 @@ export class Negotiation implements Receiver {
 
   closed(error: Error | undefined): void {
     this.#phase = 'over'
+    // It need not wait for the answer to that (proto.md, "NBD_OPT_ABORT"), and libnbd does not.
+    if (this.#saidGoodbye) {
+      this.#events.ended(undefined)
+      return
+    }
     const left = this.#securing ? new TlsError('The client left during the TLS handshake.') : undefined
     this.#events.ended(this.#error ?? error ?? left)
   }
@@ -171,6 +177,7 @@ export class Negotiation implements Receiver {
 
   #answer(option: number, payload: Buffer): void {
     if (option === OPT.ABORT) {
+      this.#saidGoodbye = true
       this.#send(encodeOptionReply(option, REP.ACK))
       this.#end()
     } else if (this.#stopping) {
