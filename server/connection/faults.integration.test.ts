@@ -97,6 +97,14 @@ describe('Errors that mean something special', () => {
     expect(await errorOf(client, request(WRITE_ZEROES, { ...zeroes, flags: FLAG.FAST_ZERO }))).toBe(ENOTSUP)
   })
 
+  test('ENOTSUP for FAST_ZERO is an answer, and not in the log', async () => {
+    const server = await faulty({ zero: () => Promise.reject(failure('ENOTSUP')) })
+    const client = await server.attached()
+    const fastZero = request(WRITE_ZEROES, { length: 512, flags: FLAG.FAST_ZERO })
+    expect(await errorOf(client, fastZero)).toBe(ENOTSUP)
+    expect(server.log.filter(({ message }) => message === 'Request failed')).toEqual([])
+  })
+
   test('EOVERFLOW is for DF only', async () => {
     const client = await (await faulty({ pread: () => Promise.reject(failure('EOVERFLOW')) })).attached(
       'disk',

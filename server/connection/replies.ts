@@ -12,7 +12,7 @@ import {
 } from '../protocol/transmission.ts'
 import { HEADER_ROOM } from './buffers.ts'
 import { outbox } from './outbox.ts'
-import type { Request } from './request.ts'
+import { ClientGone, type Request } from './request.ts'
 import { writeDataAndHoles } from './zeroes.ts'
 
 /** Texts longer than this tell a client nothing more. Bytes. */
@@ -71,6 +71,16 @@ export function failureErrno(request: Request): number {
   if (errno === NBD_ERRNO.ENOTSUP && !request.fast) return NBD_ERRNO.EIO
   if (errno === NBD_ERRNO.EOVERFLOW && !request.dontFragment) return NBD_ERRNO.EIO
   return errno
+}
+
+/**
+ * Has the request failed in a way that the server's owner has to hear of? Clients try FAST_ZERO to find out whether it
+ * can be had, so that no is an answer like others.
+ */
+export function hasFailed(request: Request): boolean {
+  const { error, fast } = request
+  if (error === undefined || error instanceof ClientGone) return false
+  return !fast || failureErrno(request) !== NBD_ERRNO.ENOTSUP
 }
 
 /** The reply to a request that has ended. */

@@ -20,8 +20,8 @@ import { outbox, outboxIsFull, sendOutbox } from './outbox.ts'
 import { hasPayload, parseRequest } from './parse-request.ts'
 import { Payload, type PayloadOwner } from './payload.ts'
 import type { Receiver } from './receiver.ts'
-import { dataStart, replyFailure, replyRead, replySuccess } from './replies.ts'
-import { ClientGone, follow, Request, takeRequest } from './request.ts'
+import { dataStart, hasFailed, replyFailure, replyRead, replySuccess } from './replies.ts'
+import { follow, Request, takeRequest } from './request.ts'
 import { Throttle } from './throttle.ts'
 import type { TransmissionEvents, TransmissionTerms } from './transmission-terms.ts'
 import { Turn } from './turn.ts'
@@ -369,9 +369,7 @@ export class Transmission implements Receiver, PayloadOwner {
       count++
       this.#waiting--
       if (request.buffer !== undefined) this.#waitingBytes -= request.buffer.length
-      if (request.error !== undefined && !(request.error instanceof ClientGone)) {
-        this.#events.failed(request.type, request.error)
-      }
+      if (hasFailed(request)) this.#events.failed(request.type, request.error)
       if (this.#channel.closed) request.release()
       else {
         this.#recorder.answered(request)
