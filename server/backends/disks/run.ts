@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { CreationAbortedError, CreationError } from './errors.ts'
+import { killFamily } from './kill-family.ts'
 import { DISK_NAME, searchPath } from './recipe.ts'
 
 /** How the program runs. */
@@ -43,14 +44,6 @@ export function reasonOf(stderr: string): string | undefined {
   return reason !== undefined && reason.length > MAX_REASON ? `${reason.slice(0, MAX_REASON)}…` : reason
 }
 
-function killGroup(leader: number): void {
-  try {
-    process.kill(-leader, 'SIGKILL')
-  } catch {
-    // ESRCH: all are gone. EPERM: they run as another user (sudo) and cannot be killed.
-  }
-}
-
 function codeFor(reason: string): string {
   if (/no space left on device/i.test(reason)) return 'ENOSPC'
   if (/disk quota exceeded/i.test(reason)) return 'EDQUOT'
@@ -73,7 +66,7 @@ async function startingTurn(): Promise<void> {
 /**
  * Runs a program to its end: in a process group of its own, stdin and stdout /dev/null, LC_ALL=C.
  * Throws CreationError (ETIMEDOUT after `timeoutMs`; else the code that the last line of stderr tells of)
- * or CreationAbortedError, in both cases after the whole process group was killed.
+ * or CreationAbortedError, in both cases after the program was killed with all that it started.
  */
 export async function runProgram(argv: readonly [string, ...string[]], options: RunOptions): Promise<void> {
   await startingTurn()
@@ -95,6 +88,7 @@ function startProgram(
     let stderr = Buffer.alloc(0)
     let stopped: CreationError | CreationAbortedError | undefined
     let patience: NodeJS.Timeout | undefined
+    let killed: Promise<void> | undefined
 
     const settle = (error?: Error) => {
       clearTimeout(timeout)
@@ -108,7 +102,7 @@ function startProgram(
     const stop = (error: CreationError | CreationAbortedError) => {
       if (stopped !== undefined || child.pid === undefined) return
       stopped = error
-      killGroup(child.pid)
+      killed = killFamily(child.pid)
       patience = setTimeout(settle, KILL_PATIENCE_MS, error)
     }
     const onAbort = () => stop(new CreationAbortedError({ cause: signal.reason }))
@@ -136,8 +130,9 @@ function startProgram(
         return
       }
       // Its children may still be at work on the disk.
-      if (child.pid !== undefined) killGroup(child.pid)
-      const fail = () => {
+      if (child.pid !== undefined) killed ??= killFamily(child.pid)
+      const fail = async () => {
+        await killed
         // Clients need not learn where the server keeps its files.
         const reason = reasonOf(stderr.toString().replaceAll(join(directory, DISK_NAME), '$disk'))
         const ending = killedBy === null ? `exit code ${exitCode}` : `killed by ${killedBy}`
