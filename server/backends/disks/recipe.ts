@@ -152,9 +152,12 @@ export function shellQuote(text: string): string {
   return `'${text.replaceAll("'", "'\\''")}'`
 }
 
+/** What it makes is, as what mkfs fills, for nobody else on this machine to read, unless it says otherwise. */
+const UMASK = 'umask 077'
+
 function script({ command, variables = {} }: CommandRecipe, disk: string, size: number): string {
   const all = [['disk', disk], ['size', String(size)], ...Object.entries(variables)]
-  return `${all.map(([key, value]) => `${key}=${shellQuote(value ?? '')}`).join(' ')}\n${command}`
+  return `${UMASK}; ${all.map(([key, value]) => `${key}=${shellQuote(value ?? '')}`).join(' ')}\n${command}`
 }
 
 /** The PATH that mkfs is looked for in and that commands get: users' accounts often lack the sbin directories. */

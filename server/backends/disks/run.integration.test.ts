@@ -1,5 +1,5 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { expect, onTestFinished, test, vi } from 'vitest'
@@ -102,6 +102,42 @@ test('A command is killed with its children when it is called off', async () => 
   controller.abort()
   await expect(done).rejects.toMatchObject({ name: 'CreationAbortedError', code: 'ECANCELED' })
   await vi.waitFor(() => expect(pids.filter(isAlive)).toEqual([]))
+})
+
+/** Two children that are not in the command's process group: that of `timeout`, and a session of its own. */
+const STRAYS = `timeout 60 sleep 60 & echo $! > "$disk.pids"; setsid sleep 61 & echo $! >> "$disk.pids"; `
+
+test('What a command started outside its process group is killed with it after the timeout', async () => {
+  const { done, directory } = await runCommand(`${STRAYS} wait`, { timeoutMs: 500 })
+  const pids = await readPids(join(directory, 'disk.pids'))
+  await expect(done).rejects.toMatchObject({ code: 'ETIMEDOUT' })
+  await vi.waitFor(() => expect(pids.filter(isAlive)).toEqual([]))
+})
+
+test('What a command started outside its process group is killed with it when it is called off', async () => {
+  const controller = new AbortController()
+  const { done, directory } = await runCommand(`${STRAYS} wait`, { signal: controller.signal })
+  const pids = await readPids(join(directory, 'disk.pids'))
+  controller.abort()
+  await expect(done).rejects.toMatchObject({ code: 'ECANCELED' })
+  await vi.waitFor(() => expect(pids.filter(isAlive)).toEqual([]))
+})
+
+test('A command that fails takes along what it started with `timeout`', async () => {
+  const { done, directory } = await runCommand(
+    'timeout 60 sleep 60 & echo $! > "$disk.pids"; echo $! >> "$disk.pids"; sleep 0.3; exit 1',
+  )
+  await expect(done).rejects.toThrow('exit code 1')
+  const pids = await readPids(join(directory, 'disk.pids'))
+  await vi.waitFor(() => expect(pids.filter(isAlive)).toEqual([]))
+})
+
+test('What a command makes is for nobody else to read', async () => {
+  const { done, directory } = await runCommand('echo x > "$disk"; mkdir "$disk.d"')
+  await done
+  const modeOf = (name: string) => statSync(join(directory, name)).mode & 0o777
+  expect(modeOf('disk')).toBe(0o600)
+  expect(modeOf('disk.d')).toBe(0o700)
 })
 
 test('The children of a command that fails do not outlive it', async () => {
