@@ -149,6 +149,8 @@ async function run(): Promise<void> {
   process.chdir('/')
   becomeIoFlusher()
   process.on('SIGHUP', () => undefined)
+  // Node would open its debugger.
+  process.on('SIGUSR1', () => undefined)
   let loop: Served | undefined
   const client = await connectReconnecting(uri, {
     retryMs: deadAfter === 'never' ? FOR_EVER : Number(deadAfter),

@@ -1,3 +1,5 @@
+import { isatty } from 'node:tty'
+
 /**
  * Imported before anything else. The first process of a container gets no signal that it has no handler for: one that
  * came while the program starts would be lost, and a Pod would wait out its grace period for a process that knows
@@ -21,3 +23,8 @@ if (process.pid === 1) {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, endAtOnce)
   process.on('newListener', giveUp)
 }
+
+// Node would open its debugger, by which every user of the machine could have this program do anything.
+process.on('SIGUSR1', () => undefined)
+// Node forgets that `nohup` lets it be ignored. Who cannot type anything here has no terminal that has hung up.
+if (!isatty(0)) process.on('SIGHUP', () => undefined)

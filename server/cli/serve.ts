@@ -1,4 +1,5 @@
 /** `ondemand-disk serve`: from options to a running server, and from a signal to its end. */
+import { isatty } from 'node:tty'
 import { RateAccounts } from '../access/rate-limit.ts'
 import type { Endpoint } from '../connection/listener.ts'
 import type { TlsTerms } from '../connection/negotiation.ts'
@@ -38,10 +39,11 @@ function endpointsOf(
   ]
 }
 
-/** Resolves with the name of the first signal that asks the server to stop. */
+/** Resolves with the name of the first signal that asks the server to stop: also that its terminal has hung up. */
 function stopSignal(): Promise<NodeJS.Signals> {
+  const hangUp = isatty(0) ? (['SIGHUP'] as const) : []
   return new Promise(resolve => {
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, resolve)
+    for (const signal of ['SIGTERM', 'SIGINT', ...hangUp] as const) process.once(signal, resolve)
   })
 }
 
