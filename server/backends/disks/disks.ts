@@ -119,8 +119,9 @@ export function createDisksBackend(config: DisksConfig) {
     return entry
   }
 
-  async function holderOf(fileName: string, opened: OpenContent) {
-    const isOurs = [true, false].some(readOnly => shared.has(sharingKey(fileName, opened, readOnly)))
+  async function holderOf(opened: OpenContent) {
+    // Under whatever name: it may have been renamed since, or have two.
+    const isOurs = [...shared.values()].some(({ file }) => file === fileKey(opened))
     return isOurs ? { pid: process.pid, program: 'this server' } : await findLockHolder(opened.stats)
   }
 
@@ -128,7 +129,7 @@ export function createDisksBackend(config: DisksConfig) {
     let entry: SharedDisk | undefined
     try {
       entry = tryShare(fileName, opened, readOnly)
-      if (entry === undefined) throw new DiskInUseError(fileName, await holderOf(fileName, opened))
+      if (entry === undefined) throw new DiskInUseError(fileName, await holderOf(opened))
       return entry.disk
     } finally {
       if (entry?.disk.fd !== opened.fd) await closeDescriptor(opened.fd)
@@ -232,7 +233,7 @@ export function createDisksBackend(config: DisksConfig) {
   /** Another server may be writing the disk, of which this one would know nothing. */
   async function refuseForeignWriter(fileName: string, opened: OpenContent): Promise<void> {
     if (shared.has(sharingKey(fileName, opened, false))) return
-    if (!lockFile(opened.fd, 'read')) throw new DiskInUseError(fileName, await holderOf(fileName, opened))
+    if (!lockFile(opened.fd, 'read')) throw new DiskInUseError(fileName, await holderOf(opened))
     // At once, before a client of this server could be refused for it.
     unlockFile(opened.fd)
   }

@@ -1,5 +1,14 @@
 import { spawn } from 'node:child_process'
-import { closeSync, linkSync, openSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  linkSync,
+  openSync,
+  renameSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { lockFile } from '../../linux/syscalls.ts'
@@ -166,4 +175,12 @@ sys.stdin.read()`
     pid: child.pid,
     program: expect.stringMatching(/python/),
   })
+})
+
+test('A disk that was renamed while a client has it open is held by this server, not by another program', async () => {
+  const { path, backend } = await setUp()
+  const disk = await backend.open('alice', WRITE)
+  renameSync(join(path, 'alice'), join(path, 'bob'))
+  await expect(backend.open('bob', WRITE)).rejects.toThrow(/another client of this server/)
+  await backend.close(disk)
 })
