@@ -1,6 +1,6 @@
 /** A directory of disks: finds them, lists them, and makes each that is missing once. */
 import { type BigIntStats, constants } from 'node:fs'
-import { access, opendir, realpath } from 'node:fs/promises'
+import { access, opendir, realpath, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type NameRules, parseExportName } from '../../../crds/export-name.ts'
 import { type CachedLook, cachedLookIn } from '../../linux/cached-look.ts'
@@ -245,15 +245,31 @@ async function sweepWithoutMaking(hidden: string, onProblem?: (problem: Error) =
 }
 
 /**
+ * Makes the hidden directory again, which an administrator who tidies up may have removed. Not where the directory of
+ * disks is another one now: what was mounted there has gone, and new disks would hide that.
+ */
+async function restoreHidden(hidden: string, path: string, opened: BigIntStats): Promise<void> {
+  const now = await lookUp(path)
+  if (now?.dev !== opened.dev || now.ino !== opened.ino) {
+    const what = now === undefined ? 'is gone' : 'is another one now'
+    const problem = `No disk can be made: the directory of disks ${what}; put it back, or restart the server`
+    throw new DirectoryError(now === undefined ? 'ENOENT' : 'ESTALE', problem)
+  }
+  await makeDirectory(hidden)
+}
+
+/**
  * Opens a directory of disks and removes what dead servers have left in it. Throws DirectoryError if it
  * cannot be used: if `create` is set, that disks can be made is tried.
  */
 export async function openDiskDirectory(options: DiskDirectoryOptions): Promise<DiskDirectory> {
   const { create, maxAtOnce, onProblem, onCreation, onStep } = options
   let path: string
+  let opened: BigIntStats
   let look: CachedLook
   try {
     path = await realpath(options.path)
+    opened = await stat(path, { bigint: true })
     await (await opendir(path)).close()
     await access(path, R_OK | X_OK)
     look = await cachedLookIn(path)
@@ -273,6 +289,7 @@ export async function openDiskDirectory(options: DiskDirectoryOptions): Promise<
       ...(maxAtOnce === undefined ? {} : { maxAtOnce }),
       ...(onProblem === undefined ? {} : { onProblem }),
       ...(onCreation === undefined ? {} : { onWork: onCreation }),
+      restore: () => restoreHidden(hidden, path, opened),
     })
     await records.sweep().catch((error: unknown) => onProblem?.(toError(error)))
     const workshop = {

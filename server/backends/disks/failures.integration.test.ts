@@ -1,5 +1,14 @@
 import { execFileSync } from 'node:child_process'
-import { chmodSync, existsSync, mkdirSync, readdirSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { HIDDEN_NAME, openDiskDirectory } from './directory.ts'
@@ -198,4 +207,42 @@ test('A directory in which nothing can be made though it exists is refused, not 
   await expect(openDiskDirectory({ path: '/proc/self', create: true })).rejects.toThrow(
     /^--dir: .* cannot be used/,
   )
+})
+
+describe('The directory of disks while the server runs', () => {
+  test('may lose its hidden directory: disks are made all the same', async () => {
+    const { path, backend } = await setUp({ recipe: { command: 'ln -s /etc/hostname "$disk"' } })
+    rmSync(join(path, HIDDEN_NAME), { recursive: true })
+    const names = ['alice', 'bob']
+    const disks = await Promise.all(names.map(name => backend.open(name, context({ readOnly: true }))))
+    await Promise.all(disks.map(disk => backend.close(disk)))
+    expect(contents(path)).toEqual({ disks: names, inUse: [] })
+  })
+
+  test('has gone: no disk is made until it is back, and the client learns why', async () => {
+    const { path, backend } = await setUp()
+    renameSync(path, `${path}.away`)
+    await expect(backend.open('alice', context())).rejects.toMatchObject({
+      code: 'ENOENT',
+      message: expect.stringContaining('the directory of disks is gone; put it back, or restart the server'),
+    })
+    renameSync(`${path}.away`, path)
+    await backend.close(await backend.open('alice', context()))
+  })
+
+  test('is another one, as when a mount has gone: no disk is made in it', async () => {
+    const { path, backend } = await setUp()
+    renameSync(path, `${path}.away`)
+    mkdirSync(path)
+    await expect(backend.open('alice', context())).rejects.toMatchObject({
+      code: 'ESTALE',
+      message: expect.stringContaining('the directory of disks is another one now'),
+    })
+    expect(readdirSync(path)).toEqual([])
+    // Nor where somebody else has made a hidden directory in it.
+    mkdirSync(join(path, HIDDEN_NAME))
+    await expect(backend.open('alice', context())).rejects.toMatchObject({ code: 'ESTALE' })
+    rmSync(path, { recursive: true })
+    renameSync(`${path}.away`, path)
+  })
 })

@@ -25,6 +25,8 @@ export interface StagingOptions {
   readonly onProblem?: (problem: Error) => void
   /** Default: 64 (MAX_AT_ONCE). */
   readonly maxAtOnce?: number
+  /** Sees to it that the place itself, of which something has been removed, is there. Throws DirectoryError. */
+  readonly restore?: () => Promise<void>
   /** Told of each work that has ended: how long it took with the wait for its turn, in ms, and how it failed if it did. */
   readonly onWork?: (ms: number, error: unknown) => void
 }
@@ -80,7 +82,7 @@ async function register(parent: string): Promise<Registration> {
 
 /** Makes this server's own place in `parent`, after removing those that dead servers left there. */
 export async function openStaging(parentPath: string, options: StagingOptions = {}): Promise<Staging> {
-  const { onProblem, onWork, maxAtOnce = MAX_AT_ONCE } = options
+  const { onProblem, onWork, restore, maxAtOnce = MAX_AT_ONCE } = options
   const parent = await realpath(parentPath)
   const slots = new Slots(maxAtOnce)
   let registration = await register(parent)
@@ -95,6 +97,7 @@ export async function openStaging(parentPath: string, options: StagingOptions = 
     })
     if (found?.ino !== registration.inode || !found.isDirectory()) {
       const lost = registration
+      await restore?.()
       registration = await register(parent)
       await closeDescriptor(lost.lock)
     }
@@ -111,6 +114,7 @@ export async function openStaging(parentPath: string, options: StagingOptions = 
       await mkdir(path, { mode: 0o700 })
       return path
     } catch (error) {
+      if (error instanceof DirectoryError) throw error
       const code = codeOf(error) ?? 'EIO'
       const problem = SPACE_PROBLEMS[code] ?? `No disk can be made: its directory fails with ${code}`
       throw new DirectoryError(code, problem, { cause: error })
