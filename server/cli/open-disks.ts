@@ -3,7 +3,8 @@ import { join } from 'node:path'
 import type { Backend, LayeredBackend } from '../backends/backend.ts'
 import { type DiskDirectory, HIDDEN_NAME, openDiskDirectory } from '../backends/disks/directory.ts'
 import { createDisksBackend } from '../backends/disks/disks.ts'
-import { prepareRecipe, type Recipe } from '../backends/disks/recipe.ts'
+import { RecipeError } from '../backends/disks/errors.ts'
+import { type PreparedRecipe, prepareRecipe, type Recipe } from '../backends/disks/recipe.ts'
 import { makeDirectory } from '../backends/disks/records.ts'
 import type { Staging } from '../backends/disks/staging.ts'
 import { createForwardBackend } from '../backends/forward/forward.ts'
@@ -20,6 +21,7 @@ import { type ManifestState, watchManifests } from '../exports/manifests.ts'
 import { createAskedDisks } from './asked-disks.ts'
 import type { Log } from './log.ts'
 import { openNamedBackend } from './named-backend.ts'
+import { UsageError } from './options.ts'
 import type { DiskContent, ModuleOptions, ServeOptions, UpstreamOptions } from './serve-options.ts'
 
 /** Disks that are ready to be served. */
@@ -54,6 +56,16 @@ function recipeOf(content: DiskContent): Recipe {
   return { type, mkfsOptions, ...(label !== undefined && { label }) }
 }
 
+/** @throws UsageError: this machine has no mkfs of that type, which another option would have */
+async function prepared(recipe: Recipe): Promise<PreparedRecipe> {
+  try {
+    return await prepareRecipe(recipe)
+  } catch (error) {
+    if (error instanceof RecipeError) throw new UsageError(`${error.message}.`, { cause: error })
+    throw error
+  }
+}
+
 /** Where no disk is made, what exists is served all the same; a backend wants a recipe even then. */
 const NO_RECIPE: Recipe = { command: 'false' }
 
@@ -81,7 +93,7 @@ const BY_BACKEND = { unlocked: true }
 
 /**
  * Opens what the options name.
- * @throws RecipeError, DirectoryError, ManifestsError; nothing is left open then
+ * @throws UsageError, DirectoryError, ManifestsError; nothing is left open then
  */
 export function openDisks(options: ServeOptions, log: Log, events: DiskEvents): Promise<OpenedDisks> {
   if (options.upstream !== undefined) return openUpstream(options, options.upstream, log)
@@ -129,7 +141,7 @@ async function openTemporary(options: ServeOptions, log: Log, { created }: DiskE
   const { newDisk, dir, commandTimeoutMs } = options
   // The options' own check has seen to that.
   if (newDisk === undefined) throw new TypeError('A temporary disk is always made.')
-  const recipe = await prepareRecipe(recipeOf(newDisk.content))
+  const recipe = await prepared(recipeOf(newDisk.content))
   const area = await openTemporaryArea(dir, { onWork: created })
   const backend = createTemporaryBackend({ area, recipe, size: newDisk.size, commandTimeoutMs })
   return {
@@ -142,7 +154,7 @@ async function openTemporary(options: ServeOptions, log: Log, { created }: DiskE
 async function openPersistent(options: ServeOptions, log: Log, events: DiskEvents): Promise<OpenedDisks> {
   const { dir, newDisk, maxDisks, create, disks, names, commandTimeoutMs } = options
   // First, because a recipe that cannot work must leave nothing behind.
-  const recipe = await prepareRecipe(newDisk === undefined ? NO_RECIPE : recipeOf(newDisk.content))
+  const recipe = await prepared(newDisk === undefined ? NO_RECIPE : recipeOf(newDisk.content))
   const directory = await openDiskDirectory({
     path: dir as string,
     create,

@@ -49,7 +49,7 @@ function stopSignal(): Promise<NodeJS.Signals> {
 
 /**
  * Serves until SIGTERM or SIGINT.
- * @throws UsageError, and the errors of directories, recipes, manifests and addresses that cannot be used
+ * @throws UsageError, and the errors of directories, manifests and addresses that cannot be used
  */
 export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Promise<void> {
   const options = parseServeOptions(argv)
