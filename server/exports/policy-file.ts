@@ -44,11 +44,12 @@ export async function followPolicy(path: string, options: PolicyFileOptions): Pr
       reported = ''
       onChange(policy)
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error)
+      const isMissing = (error as NodeJS.ErrnoException).code === 'ENOENT'
+      const reason = isMissing ? 'The file is gone.' : error instanceof Error ? error.message : String(error)
       if (reason === reported) return
       const isFirst = reported === '' && signature === ''
       reported = reason
-      if (isFirst && (error as NodeJS.ErrnoException).code === 'ENOENT') return onMissing()
+      if (isFirst && isMissing) return onMissing()
       onProblem(new PolicyError(`${path}: ${reason}`, { cause: error }))
     }
   }
