@@ -1,7 +1,7 @@
 /** Who may connect: clients at several real addresses, on the loopback, in a network of their own, and on a socket file. */
 import { mkdir, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, type TestContext, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import {
   check,
   checkout,
@@ -12,9 +12,8 @@ import {
   scratch,
   startServer,
 } from './harness.ts'
+import { needLibnbd, PYTHON } from './libnbd.ts'
 
-/** Debian's own: python3-libnbd is made for it, not for another that may come first in PATH. */
-const PYTHON = '/usr/bin/python3'
 const BLANK = ['--size', '1M', '--command', 'truncate -s "$size" "$disk"']
 
 /**
@@ -97,11 +96,6 @@ async function hold(way: Way, name: string, seconds: number): Promise<{ readonly
 }
 
 const outcomeOf = async (way: Way, name = 'disk') => (await visit(way, name)).outcome
-
-async function needLibnbd(context: TestContext): Promise<void> {
-  const { status } = await run(PYTHON, ['-c', 'import nbd']).catch(() => ({ status: -1 }))
-  context.skip(status !== 0, 'not installed: python3-libnbd')
-}
 
 let folder: Scratch
 let server: ServerProcess | undefined

@@ -16,6 +16,7 @@ import {
   scratch,
   startServer,
 } from './harness.ts'
+import { needLibnbd, PYTHON } from './libnbd.ts'
 
 const MIB = 2 ** 20
 const TIB = 2 ** 40
@@ -76,18 +77,16 @@ interface Clients {
   path(name: 'exercise.py' | 'alice'): string
 }
 
-/** The programs of this machine. Debian's own python: python3-libnbd is made for it, whatever comes first in PATH. */
+/** The programs of this machine. */
 const debian12: Clients = {
   name: 'Debian 12',
   replies: ['simple', 'structured'],
   qemuReplies: 'structured',
   need: async context => {
     await needPrograms(context, 'qemu-io', 'qemu-img', 'nbdinfo')
-    const { status } = await run('/usr/bin/python3', ['-c', 'import nbd']).catch(() => ({ status: -1 }))
-    context.skip(status !== 0, 'not installed: python3-libnbd')
+    await needLibnbd(context)
   },
-  check: (program, ...args) =>
-    check(program === 'python3' ? '/usr/bin/python3' : program, args, { timeout: 120_000 }),
+  check: (program, ...args) => check(program === 'python3' ? PYTHON : program, args, { timeout: 120_000 }),
   path: name => (name === 'alice' ? credentials : join(import.meta.dirname, 'hostile/exercise.py')),
 }
 

@@ -3,7 +3,7 @@
 import { rename, rm, truncate, writeFile } from 'node:fs/promises'
 import { createServer, request, type Server } from 'node:http'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, type TestContext, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import {
   check,
   needPrograms,
@@ -13,9 +13,9 @@ import {
   scratch,
   startServer,
 } from './harness.ts'
+import { needLibnbd, PYTHON } from './libnbd.ts'
 
 const MIB = 2 ** 20
-const PYTHON = '/usr/bin/python3'
 
 let disks: Scratch
 let manifests: Scratch
@@ -106,11 +106,6 @@ h.pwrite(b"x" * 512, 0); assert h.pread(512, 0) == b"x" * 512
 print("open", flush=True)
 sys.stdin.read()
 `
-
-async function needLibnbd(context: TestContext): Promise<void> {
-  const { status } = await run(PYTHON, ['-c', 'import nbd']).catch(() => ({ status: -1 }))
-  context.skip(status !== 0, 'not installed: python3-libnbd')
-}
 
 /** Connects a client of libnbd and says what became of it. */
 async function connect(name: string): Promise<{ size: number } | { refused: string }> {

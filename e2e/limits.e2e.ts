@@ -4,12 +4,13 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import { check, checkout, needPrograms, run, scratch, startServer } from './harness.ts'
+import { PYTHON } from './libnbd.ts'
 
 const MIB = 2 ** 20
 /** Disks of zeroes, quick to make. */
 const BLANK = ['--size', '64M', '--command', 'truncate -s "$size" "$disk"']
 
-const python = (script: string, ...args: string[]) => check('/usr/bin/python3', ['-c', script, ...args])
+const python = (script: string, ...args: string[]) => check(PYTHON, ['-c', script, ...args])
 
 /** Reads 4 KiB a hundred times a second for some seconds, and tells how long each took, in ms. */
 const POLITE = `

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs'
 import { readdir, rename, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, type TestContext, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import {
   check,
   needPrograms,
@@ -12,10 +12,9 @@ import {
   scratch,
   startServer,
 } from './harness.ts'
+import { needLibnbd, PYTHON } from './libnbd.ts'
 
 const MIB = 2 ** 20
-/** Debian's own: python3-libnbd is made for it, not for another that may come first in PATH. */
-const PYTHON = '/usr/bin/python3'
 
 let disks: Scratch
 let manifests: Scratch
@@ -74,11 +73,6 @@ const reasons = (message: string): Readonly<Record<string, string>> =>
       .map(line => JSON.parse(line) as { file?: string; export?: string; reason: string })
       .map(({ file, export: name, reason }) => [file ?? name ?? '', reason]),
   )
-
-async function needLibnbd(context: TestContext): Promise<void> {
-  const { status } = await run(PYTHON, ['-c', 'import nbd']).catch(() => ({ status: -1 }))
-  context.skip(status !== 0, 'not installed: python3-libnbd')
-}
 
 /** Opens a disk and reads a sector 50 times a second until that fails, or the time is over. */
 const HOLDER = `

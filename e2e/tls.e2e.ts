@@ -2,7 +2,7 @@
 import { X509Certificate } from 'node:crypto'
 import { copyFile, mkdir, readdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, type TestContext, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import {
   check,
   checkout,
@@ -14,10 +14,9 @@ import {
   scratch,
   startServer,
 } from './harness.ts'
+import { needLibnbd, PYTHON } from './libnbd.ts'
 
 const MIB = 2 ** 20
-/** Debian's own: python3-libnbd is made for it, not for another that may come first in PATH. */
-const PYTHON = '/usr/bin/python3'
 const SIZE = 24 * MIB + 512
 const BLANK = ['--size', String(SIZE), '--command', 'truncate -s "$size" "$disk"']
 
@@ -67,11 +66,6 @@ const byCertificate = ({ port }: ServerProcess, disk: string, who: string) =>
 /** The same for those who know a key. */
 const byKey = ({ port }: ServerProcess, disk: string, keys: string, user: string) =>
   `nbds://${user}@localhost:${port}/${disk}?tls-psk-file=${file(keys)}`
-
-async function needLibnbd(context: TestContext): Promise<void> {
-  const { status } = await run(PYTHON, ['-c', 'import nbd']).catch(() => ({ status: -1 }))
-  context.skip(status !== 0, 'not installed: python3-libnbd')
-}
 
 /** Reasons in the log of why clients were not served. */
 const refusals = (server: ServerProcess): string[] =>

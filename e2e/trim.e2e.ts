@@ -2,10 +2,9 @@ import { closeSync, fdatasyncSync, openSync, statSync, writeSync } from 'node:fs
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { check, needPrograms, run, scratch, startServer } from './harness.ts'
+import { PYTHON } from './libnbd.ts'
 
 const MIB = 2 ** 20
-/** Debian's own: python3-libnbd is made for it, not for another that may come first in PATH. */
-const PYTHON = '/usr/bin/python3'
 
 function fill(path: string, size: number): void {
   const fd = openSync(path, 'w')

@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { eventually } from '../until.ts'
 import { awaitRoutes, type ClientPod, startClients } from './client.ts'
 import { disk, diskPath, pool, poolPath, ready, uriOf } from './disks.ts'
-import { type Cluster, eventually, newNamespace, onCluster, useCluster } from './harness.ts'
+import { type Cluster, newNamespace, onCluster, useCluster } from './harness.ts'
 import { RELEASE_NAMESPACE } from './release.ts'
 
 /** Milliseconds after the write until a client that is no longer admitted is disconnected. */

@@ -1,8 +1,9 @@
 import { join } from 'node:path'
 import { checkout } from '../harness.ts'
 import { type Held, hold } from '../held.ts'
+import { eventually } from '../until.ts'
 import { hostOf } from './disks.ts'
-import { type Cluster, eventually, type KubeObject } from './harness.ts'
+import type { Cluster, KubeObject } from './harness.ts'
 
 /** A pod with libnbd's programs, the userspace client of the tests. It ends with its namespace. */
 export interface ClientPod {

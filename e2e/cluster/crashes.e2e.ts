@@ -1,8 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { eventually } from '../until.ts'
 import { type ClientPod, startClients } from './client.ts'
 import { condition, disk, diskPath, filesOfPool, gone, pool, poolPath, ready, uriOf } from './disks.ts'
-import { type Cluster, eventually, type KubeObject, newNamespace, onCluster, useCluster } from './harness.ts'
+import { type Cluster, type KubeObject, newNamespace, onCluster, useCluster } from './harness.ts'
 import { crashApiServer, crashContainer } from './kill.ts'
 import { RELEASE_NAMESPACE } from './release.ts'
 

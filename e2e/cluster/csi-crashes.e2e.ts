@@ -2,9 +2,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { randomFrom } from '../random.ts'
+import { eventually } from '../until.ts'
 import { CLASS, type CsiCluster, nothingLeft, onCsi, useCsi } from './csi-driver.ts'
 import { claim, inPod, PATIENCE, podOf, running } from './csi-workloads.ts'
-import { eventually, type KubeObject } from './harness.ts'
+import type { KubeObject } from './harness.ts'
 import { crashContainer } from './kill.ts'
 import { RELEASE_NAMESPACE } from './release.ts'
 

@@ -1,10 +1,11 @@
 /** The driver on the cluster: deployed by the chart, with what stands in for its sidecars, and a pool for its volumes. */
 import type { TestContext } from 'vitest'
+import { eventually } from '../until.ts'
 import { DRIVER, type Sidecars, startSidecars } from './csi-sidecars.ts'
 import { SNAPSHOT_KINDS, volumeSnapshots } from './csi-snapshotter.ts'
 import { onNode, PATIENCE } from './csi-workloads.ts'
 import { filesOfPool, GROUP, pool, poolPath, ready } from './disks.ts'
-import { type Cluster, eventually, type KubeObject, newNamespace, onCluster, useCluster } from './harness.ts'
+import { type Cluster, type KubeObject, newNamespace, onCluster, useCluster } from './harness.ts'
 import { install, RELEASE_NAMESPACE } from './release.ts'
 
 /** Name of the VolumeSnapshotClass, and of StorageClasses: ext4, and xfs, which grows in use also where the kernel grants nobody CAP_SYS_RESOURCE. */

@@ -2,8 +2,9 @@
 import { readdir } from 'node:fs/promises'
 import { attached } from '../../server/attach/attach.ts'
 import { readMounts } from '../../server/fuse/mountinfo.ts'
+import { eventually } from '../until.ts'
 import { RESTRICTED } from './client.ts'
-import { type Cluster, eventually, type KubeObject } from './harness.ts'
+import type { Cluster, KubeObject } from './harness.ts'
 
 /** Milliseconds that anything may take on a machine that is busy with other things. */
 export const PATIENCE = 240_000

@@ -3,10 +3,11 @@
  * cannot be had here, are stood in for by csi-sidecars.ts and csi-snapshotter.ts.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { eventually } from '../until.ts'
 import { CLASS, type CsiCluster, nothingLeft, onCsi, useCsi, XFS_CLASS } from './csi-driver.ts'
 import { volumeSnapshot, volumeSnapshotPath } from './csi-snapshotter.ts'
 import { claim, inPod, onNode, PATIENCE, podOf, podSpec, running } from './csi-workloads.ts'
-import { type Cluster, eventually } from './harness.ts'
+import type { Cluster } from './harness.ts'
 
 const LONG = { timeout: 2 * PATIENCE }
 

@@ -1,4 +1,5 @@
-import { type Cluster, eventually, type KubeObject } from './harness.ts'
+import { eventually } from '../until.ts'
+import type { Cluster, KubeObject } from './harness.ts'
 
 export const GROUP = '/apis/ondemanddisk.dev/v1alpha1'
 /** Milliseconds that a change may take on a machine that is busy with other things. */

@@ -1,6 +1,6 @@
 /**
- * What the tests on a cluster share: the API, namespaces that are deleted afterwards, waiting for conditions,
- * and the logs of all that ran when a test failed.
+ * What the tests on a cluster share: the API, namespaces that are deleted afterwards, and the logs of all that ran
+ * when a test failed.
  */
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
@@ -8,6 +8,7 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { inject, type TestContext } from 'vitest'
 import { type Ended, run } from '../harness.ts'
+import { eventually } from '../until.ts'
 import { helm, type Kubectl, kubectl } from './kubectl.ts'
 import type { ClusterSetup } from './setup.ts'
 
@@ -132,31 +133,6 @@ export async function newNamespace(
         return true
       })
     },
-  }
-}
-
-/**
- * Asks again and again until `ask` gives something other than undefined or false, and returns that. What it
- * throws counts as no answer yet, and is told when the time is up.
- */
-export async function eventually<T>(
-  what: string,
-  limit: number,
-  ask: () => Promise<T | undefined | false>,
-  interval = 100,
-): Promise<T> {
-  const end = performance.now() + limit
-  let last: unknown
-  for (;;) {
-    try {
-      const answer = await ask()
-      if (answer !== undefined && answer !== false) return answer
-      last = undefined
-    } catch (error) {
-      last = error
-    }
-    if (performance.now() > end) throw new Error(`Not within ${limit} ms: ${what}`, { cause: last })
-    await new Promise(resolve => setTimeout(resolve, interval))
   }
 }
 

@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { eventually } from '../until.ts'
 import { awaitRoutes, RESTRICTED, startClients } from './client.ts'
 import { uriOf } from './disks.ts'
-import { type Cluster, eventually, newNamespace, onCluster, useCluster } from './harness.ts'
+import { type Cluster, newNamespace, onCluster, useCluster } from './harness.ts'
 
 let cluster: Cluster
 let namespace: Awaited<ReturnType<typeof newNamespace>>

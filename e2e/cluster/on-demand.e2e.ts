@@ -1,8 +1,9 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { firstByteScript } from '../first-byte.ts'
+import { eventually } from '../until.ts'
 import { awaitRoutes, type ClientPod, startClients } from './client.ts'
 import { becomes, condition, GROUP, pool, poolPath, ready, uriOf } from './disks.ts'
-import { type Cluster, eventually, type KubeObject, newNamespace, onCluster, useCluster } from './harness.ts'
+import { type Cluster, type KubeObject, newNamespace, onCluster, useCluster } from './harness.ts'
 import { RELEASE_NAMESPACE } from './release.ts'
 
 /** Connects to names with a spare for each; the median of their times, in ms, is told in the run's log. */

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { eventually } from '../until.ts'
 import { disk, diskPath, gone, pool, poolPath, ready } from './disks.ts'
-import { type Cluster, eventually, newNamespace, onCluster, useCluster } from './harness.ts'
+import { type Cluster, newNamespace, onCluster, useCluster } from './harness.ts'
 import { install, RELEASE, RELEASE_NAMESPACE, uninstall } from './release.ts'
 
 let cluster: Cluster

@@ -1,9 +1,10 @@
 /** The release while its disks are in use: upgraded, rolled back, told to look after one namespace only, and uninstalled. */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { Ended } from '../harness.ts'
+import { eventually } from '../until.ts'
 import { awaitRoutes, type ClientPod, startClients } from './client.ts'
 import { disk, diskPath, gone, PATIENCE, pool, ready, uriOf } from './disks.ts'
-import { type Cluster, eventually, newNamespace, onCluster, useCluster } from './harness.ts'
+import { type Cluster, newNamespace, onCluster, useCluster } from './harness.ts'
 import { install, RELEASE, RELEASE_NAMESPACE, uninstall } from './release.ts'
 
 const MARK = 'written before'

@@ -9,10 +9,10 @@ import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { VolumeCapability } from '../../operator/csi/protocol/messages.ts'
 import { check, run } from '../harness.ts'
 import { NAMESPACE, POOL, startPool, type TestPool } from '../kube/pool.ts'
+import { PYTHON } from '../libnbd.ts'
 import { type Driver, startDriver } from './driver.ts'
 
 const MIB = 2 ** 20
-const PYTHON = '/usr/bin/python3'
 const SLOW = { timeout: 60_000, interval: 100 }
 const NODES = ['node-a', 'node-b']
 const MISSING = 'fake-vol-id-0123456789'

@@ -11,11 +11,11 @@ import { attach, detach } from '../../server/attach/attach.ts'
 import { connect } from '../../server/client/client.ts'
 import { check, scratch } from '../harness.ts'
 import { NAMESPACE, POOL, startPool, type TestPool } from '../kube/pool.ts'
+import { PYTHON } from '../libnbd.ts'
 import { startNodeApart } from './apart.ts'
 import { type Driver, startDriver } from './driver.ts'
 
 const BLOCK = 4096
-const PYTHON = '/usr/bin/python3'
 const SLOW = { timeout: 30_000, interval: 50 }
 /** What ext4 says when its device, or its log, is gone. */
 const NO_MORE = /^(EIO|EROFS)$/

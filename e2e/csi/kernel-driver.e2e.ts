@@ -3,11 +3,10 @@
  * kubelet asks of it, and what happens to it, is in kubelet.ts.
  */
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { check, run, type ServerProcess, scratch, startServer } from '../harness.ts'
+import { type Acts, serveActs } from '../thin-client/acts.ts'
 import { COMMAND_LINE, HOME, makeGuestTree, needThinClient, toldBy } from '../thin-client/guest.ts'
 
 /** Seconds. Node on an emulated processor takes 5 s to start, and many times that on a machine with much to do. */
@@ -23,7 +22,7 @@ test('The node plug-in has its volumes on devices of the kernel driver, whatever
   await using folder = await scratch()
   await using tree = await scratch()
   await makeGuestTree(tree.path, [...PROGRAMS, 'fio'], {
-    sources: ['operator/**/*.ts', 'e2e/csi/client.ts', 'e2e/csi/kubelet.ts'],
+    sources: ['operator/**/*.ts', 'e2e/csi/client.ts', 'e2e/csi/kubelet.ts', 'e2e/until.ts'],
     files: ['operator/csi/protocol/csi.proto'],
     packages: ['@grpc/grpc-js', '@grpc/proto-loader', 'ajv', 'yaml'],
   })
@@ -46,8 +45,7 @@ test('The node plug-in has its volumes on devices of the kernel driver, whatever
   await using _last = { [Symbol.asyncDispose]: () => server.kill() }
   const { port } = server
 
-  // By the name of what kubelet.ts asks for.
-  const acts: Readonly<Record<string, () => Promise<void>>> = {
+  const acts: Acts = {
     kill: () => server.kill(),
     start: async () => {
       server = await startServer(options, { port })
@@ -58,16 +56,7 @@ test('The node plug-in has its volumes on devices of the kernel driver, whatever
     withdraw: () =>
       declare('raw', { size: '64Mi', filesystem: { type: 'none' }, access: { tickets: ['ticket-2'] } }),
   }
-  const control = createServer((request, response) => {
-    const act =
-      acts[request.url?.slice(1) ?? ''] ?? (() => Promise.reject(new Error('There is no such act.')))
-    act().then(
-      () => response.end(),
-      error => response.writeHead(500).end(String(error)),
-    )
-  })
-  await new Promise<void>(resolve => control.listen(0, '127.0.0.1', resolve))
-  using _control = { [Symbol.dispose]: () => control.close() }
+  using control = await serveActs(acts)
 
   const script = join(folder.path, 'script')
   await writeFile(
@@ -76,7 +65,7 @@ test('The node plug-in has its volumes on devices of the kernel driver, whatever
      mkdir -p /var/lib/kubelet
      mount --bind /var/lib/kubelet /var/lib/kubelet
      mount --make-rshared /var/lib/kubelet
-     node /${HOME}/e2e/csi/kubelet.js ${(control.address() as AddressInfo).port} ${port} ||
+     node /${HOME}/e2e/csi/kubelet.js ${control.port} ${port} ||
        { cat /tmp/plugin.log; exit 10; }`,
   )
   const booted = await run(
@@ -87,6 +76,7 @@ test('The node plug-in has its volumes on devices of the kernel driver, whatever
       env: { MEMORY: '2048', PROCESSORS: '2' },
     },
   )
+  expect(control.failures, toldBy(booted)).toEqual([])
   expect(booted.status, toldBy(booted)).toBe(0)
   expect(await server.stop()).toBe(0)
   await check('e2fsck', ['-fn', join(disks, 'data')])

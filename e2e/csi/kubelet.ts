@@ -10,9 +10,9 @@ import { createWriteStream } from 'node:fs'
 import { mkdir, open, readdir, readFile, writeFile } from 'node:fs/promises'
 import { uptime } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { VolumeCapability } from '../../operator/csi/protocol/messages.ts'
 import { readMounts } from '../../server/fuse/mountinfo.ts'
+import { until } from '../until.ts'
 import { type CsiClient, connectDriver, Refused } from './client.ts'
 
 const [, , control = '', port = ''] = process.argv
@@ -27,17 +27,6 @@ const PLUGIN_LOG = '/tmp/plugin.log'
 /** With the seconds since the thin client started. */
 function say(what: string): void {
   process.stdout.write(`${Math.round(uptime())} s: ${what}\n`)
-}
-
-/** Asks until the answer is one. */
-async function until<T>(what: string, ask: () => Promise<T | undefined | false>): Promise<T> {
-  const end = performance.now() + LONG_MS
-  for (;;) {
-    const answer = await ask()
-    if (answer !== undefined && answer !== false) return answer
-    assert(performance.now() < end, `Not within ${LONG_MS} ms: ${what}`)
-    await sleep(100)
-  }
 }
 
 async function server(what: string): Promise<void> {
@@ -66,7 +55,7 @@ async function startPlugin(): Promise<void> {
   const env = { ...process.env, NODE_COMPILE_CACHE: '/tmp/compile-cache' }
   plugin = spawn(POD[0] as string, args, { env, stdio: ['ignore', 'ignore', 'pipe'] })
   plugin.stderr?.pipe(createWriteStream(PLUGIN_LOG, { flags: 'a' }))
-  await until('the plug-in is ready', async () => {
+  await until('the plug-in is ready', LONG_MS, async () => {
     assert.equal(plugin.exitCode, null, 'The plug-in has ended.')
     return fetch(`http://${METRICS}/readyz`).then(
       ({ ok }) => ok,
@@ -194,7 +183,7 @@ function keepBusy(folder: string): { moves(): Promise<void>; stop(): Promise<voi
   return {
     async moves() {
       const before = rounds
-      await until('data flow', async () => {
+      await until('data flow', LONG_MS, async () => {
         check()
         // One may have ended just before.
         return rounds >= before + 2
@@ -339,7 +328,7 @@ async function run(): Promise<void> {
   assert.equal(await raw.stats(), 64 * MIB)
   say('raw has been written, and has grown')
   await server('withdraw')
-  await until('who has lost a volume gets errors', async () => !(await isReadable(raw.target)))
+  await until('who has lost a volume gets errors', LONG_MS, async () => !(await isReadable(raw.target)))
   await raw.unpublish()
   await raw.unstage()
   assert.equal((await devices()).size, 1)
@@ -349,9 +338,11 @@ async function run(): Promise<void> {
   await server('kill')
   // Written when it is unmounted, which waits for the server.
   const unstaging = data.unstage().catch((error: unknown) => error)
-  await until('the call that waits is seen', () => data.unstage().then(() => false, refusal('ABORTED', /./)))
+  await until('the call that waits is seen', LONG_MS, () =>
+    data.unstage().then(() => false, refusal('ABORTED', /./)),
+  )
   await server('start')
-  await until('it is unstaged', () =>
+  await until('it is unstaged', LONG_MS, () =>
     data.unstage().then(
       () => true,
       () => false,

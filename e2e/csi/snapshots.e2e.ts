@@ -8,10 +8,10 @@ import { DISK_SNAPSHOTS } from '../../crds/resources.ts'
 import type { VolumeCapability, VolumeContentSource } from '../../operator/csi/protocol/messages.ts'
 import { check, scratch } from '../harness.ts'
 import { NAMESPACE, POOL, startPool, type TestPool } from '../kube/pool.ts'
+import { PYTHON } from '../libnbd.ts'
 import { type Driver, startDriver } from './driver.ts'
 
 const MIB = 2 ** 20
-const PYTHON = '/usr/bin/python3'
 const SLOW = { timeout: 90_000, interval: 100 }
 const MISSING = 'fake-snap-id-0123456789'
 

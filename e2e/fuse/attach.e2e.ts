@@ -3,7 +3,8 @@ import { readFile, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeEach, expect, test } from 'vitest'
 import { check, checkout, type Ended, run, type Scratch, scratch, startServer } from '../harness.ts'
-import { fuse, mountAt, mountDevice, needRoot, until } from './mounts.ts'
+import { until } from '../until.ts'
+import { fuse, mountAt, mountDevice, needRoot, PATIENCE } from './mounts.ts'
 
 beforeEach(needRoot)
 
@@ -40,7 +41,11 @@ async function attach(uri: string, ...options: readonly string[]): Promise<Attac
       await run('umount', [device])
       const pid = await daemonOf(uri)
       if (pid > 0) process.kill(pid, 'SIGKILL')
-      await until(`${device} is free`, async () => (await daemonOf(uri)) < 0 && !(await isConfigured(device)))
+      await until(
+        `${device} is free`,
+        PATIENCE,
+        async () => (await daemonOf(uri)) < 0 && !(await isConfigured(device)),
+      )
     },
   }
 }
@@ -122,8 +127,8 @@ test('A device in use is detached lazily: it goes with its last user', async () 
     expect((await odd('detach', '--lazy', disk.device)).stderr).toBe('')
     await check('sh', ['-c', 'echo still > "$0/file" && sync -f "$0" && cat "$0/file"', folder.path])
   }
-  await until('the device is free', async () => !(await isConfigured(disk.device)))
-  await until('the process has ended', async () => (await daemonOf(uri)) < 0)
+  await until('the device is free', PATIENCE, async () => !(await isConfigured(disk.device)))
+  await until('the process has ended', PATIENCE, async () => (await daemonOf(uri)) < 0)
 })
 
 test('A disk whose server is away while it is let go of is not detached until all is written', async () => {
@@ -139,7 +144,7 @@ test('A disk whose server is away while it is let go of is not detached until al
   await server.kill()
   expect((await odd('detach', '--lazy', disk.device)).stderr).toBe('')
   const unmounting = run('umount', [folder.path])
-  await until('it is not mounted any more', async () => (await mountAt(folder.path)) === undefined)
+  await until('it is not mounted any more', PATIENCE, async () => (await mountAt(folder.path)) === undefined)
   // Twice: whoever asks again must not be told that it is gone.
   for (const how of [[], ['--lazy']]) {
     await odd('detach', ...how, uri)
@@ -147,7 +152,7 @@ test('A disk whose server is away while it is let go of is not detached until al
   }
   server = await serve(dir, port)
   expect((await unmounting).status).toBe(0)
-  await until('the process has ended', async () => (await daemonOf(uri)) < 0)
+  await until('the process has ended', PATIENCE, async () => (await daemonOf(uri)) < 0)
   expect((await odd('attached')).stdout).not.toContain(uri)
   expect(await server.stop()).toBe(0)
   const image = join(dir.path, 'alice')
@@ -165,16 +170,16 @@ test('A killed process fails its device, and leaves neither a process that hangs
   // Much that is not written back yet, in the file system and on the device.
   await check('dd', ['if=/dev/zero', `of=${folder.path}/big`, 'bs=1M', 'count=16'])
   process.kill(disk.pid, 'SIGKILL')
-  await until('the process has ended', async () => (await daemonOf(uri)) < 0)
+  await until('the process has ended', PATIENCE, async () => (await daemonOf(uri)) < 0)
   expect((await run('sync', ['-f', folder.path])).status).not.toBe(0)
   await check('umount', [folder.path])
-  await until('the device is free', async () => !(await isConfigured(disk.device)))
+  await until('the device is free', PATIENCE, async () => !(await isConfigured(disk.device)))
 
   await using again = await attach(uri)
   await check('dd', ['if=/dev/zero', `of=${again.device}`, 'bs=1M', 'count=16'])
   process.kill(again.pid, 'SIGKILL')
-  await until('the process has ended', async () => (await daemonOf(uri)) < 0)
-  await until('the device is free', async () => !(await isConfigured(again.device)))
+  await until('the process has ended', PATIENCE, async () => (await daemonOf(uri)) < 0)
+  await until('the device is free', PATIENCE, async () => !(await isConfigured(again.device)))
   expect(await mountAt(folder.path)).toBeUndefined()
 })
 

@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { beforeEach, expect, test } from 'vitest'
 import { check, checkout, needPrograms, run, scratch, startServer } from '../harness.ts'
-import { fuse, loop, type Mounted, mountAt, needRoot, sumOf, until } from './mounts.ts'
+import { until } from '../until.ts'
+import { fuse, loop, type Mounted, mountAt, needRoot, PATIENCE, sumOf } from './mounts.ts'
 
 const MiB = 1024 * 1024
 
@@ -34,11 +35,11 @@ async function holder(path: string) {
 }
 
 const gone = (file: Mounted) =>
-  until('the mount is gone', async () => (await mountAt(file.path)) === undefined)
+  until('the mount is gone', PATIENCE, async () => (await mountAt(file.path)) === undefined)
 
 /** Guards whose work is done have ended. */
 const noGuard = (file: Mounted) =>
-  until('no guard of the mountpoint is left', async () => {
+  until('no guard of the mountpoint is left', PATIENCE, async () => {
     const { status } = await run('pgrep', ['-f', `released.*${file.path}`])
     return status === 1
   })
@@ -70,7 +71,11 @@ test('What a killed process has left, its guard killed too, is replaced by the n
   await file.ended
   expect(await mountAt(file.path)).toBeDefined()
   await using next = await fuse(path, folder.path)
-  await until('the new mount serves', async () => (await run('cmp', [path, next.path])).status === 0)
+  await until(
+    'the new mount serves',
+    PATIENCE,
+    async () => (await run('cmp', [path, next.path])).status === 0,
+  )
   expect(await next.stop()).toBe(0)
 })
 
@@ -87,7 +92,7 @@ test('A file in use stays mounted, with a message, until its user has gone', asy
   await using file = await fuse(await image(folder.path), folder.path)
   await using user = await holder(file.path)
   file.child.kill('SIGTERM')
-  await until('the log says so', () => file.log().includes('The file is in use'))
+  await until('the log says so', PATIENCE, () => file.log().includes('The file is in use'))
   expect(await mountAt(file.path)).toBeDefined()
   user.release()
   expect(await file.ended).toBe(0)
@@ -101,7 +106,7 @@ test.for(['image', 'uri'])('A second signal takes a file of an %s away from its 
   await using file = await fuse(source, folder.path, ['--writable'])
   await using _user = await holder(file.path)
   file.child.kill('SIGTERM')
-  await until('the log says so', () => file.log().includes('The file is in use'))
+  await until('the log says so', PATIENCE, () => file.log().includes('The file is in use'))
   file.child.kill('SIGTERM')
   expect(await file.ended).toBe(0)
   expect(await mountAt(file.path)).toBeUndefined()
@@ -139,7 +144,7 @@ test('Who waits for a server that is away can be killed, and is not disturbed by
   const reader = spawn('dd', [`if=${file.path}`, 'of=/dev/null', 'bs=4k', 'count=1'], { stdio: 'ignore' })
   const ended = once(reader, 'exit')
   const where = () => readFile(`/proc/${reader.pid}/wchan`, 'utf8')
-  await until('it waits', async () => /fuse|request_wait/.test(await where()))
+  await until('it waits', PATIENCE, async () => /fuse|request_wait/.test(await where()))
   // Of which dd says how far it is, once it can.
   reader.kill('SIGUSR1')
   await sleep(300)
@@ -199,6 +204,7 @@ test('Names with blanks and other signs work', async () => {
   await file.ended
   await until(
     'the guard has unmounted it',
+    PATIENCE,
     async () => (await run('findmnt', ['-M', file.path])).status === 1,
   )
 })
@@ -221,7 +227,7 @@ test('A plain user mounts by fusermount3', async context => {
   )
   const ended = once(child, 'close')
   try {
-    await until('the file is mounted', async () => {
+    await until('the file is mounted', PATIENCE, async () => {
       expect(child.exitCode).toBeNull()
       return (await mountAt(point)) !== undefined
     })

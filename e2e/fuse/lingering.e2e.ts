@@ -2,7 +2,8 @@
 import { readFile } from 'node:fs/promises'
 import { beforeEach, expect, test } from 'vitest'
 import { check, scratch, startServer } from '../harness.ts'
-import { fuse, needRoot, until } from './mounts.ts'
+import { until } from '../until.ts'
+import { fuse, needRoot } from './mounts.ts'
 
 beforeEach(needRoot)
 
@@ -34,7 +35,7 @@ test('Requests and their answers over NBD are looked for before the daemon sleep
     }
     return least < SELDOM
   }
-  await until('the daemon sleeps seldom', sleepsSeldom, 300_000).catch(() => undefined)
+  await until('the daemon sleeps seldom', 300_000, sleepsSeldom).catch(() => undefined)
   // One for each request, and one for its answer, are what it takes without.
   expect(least, 'sleeps for each read').toBeLessThan(SELDOM)
 })

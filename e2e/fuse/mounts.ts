@@ -3,9 +3,12 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { TestContext } from 'vitest'
 import { check, checkout, run } from '../harness.ts'
+import { until } from '../until.ts'
+
+/** For one thing to happen, on a machine that has much else to do, in ms. */
+export const PATIENCE = 30_000
 
 /** Skips the test unless this user can mount FUSE file systems and loop devices. */
 export function needRoot(context: TestContext): void {
@@ -29,19 +32,6 @@ export async function mountAt(path: string): Promise<string | undefined> {
   const shown = path.replace(/[ \t\n\\]/g, sign => `\\${sign.charCodeAt(0).toString(8).padStart(3, '0')}`)
   const lines = (await readFile('/proc/self/mountinfo', 'utf8')).split('\n')
   return lines.findLast(line => line.split(' ')[4] === shown)
-}
-
-/** Waits until `ready` says so. Throws after `limit` ms, saying what was waited for. */
-export async function until(
-  what: string,
-  ready: () => boolean | Promise<boolean>,
-  limit = 30_000,
-): Promise<void> {
-  const deadline = performance.now() + limit
-  while (!(await ready())) {
-    if (performance.now() > deadline) throw new Error(`Waited in vain for ${limit} ms: ${what}.`)
-    await sleep(20)
-  }
 }
 
 async function mounted(
@@ -68,7 +58,7 @@ async function mounted(
     while ((await mountAt(path)) !== undefined) await run('umount', ['-l', path])
   }
   try {
-    await until(`${program} mounts ${path}`, async () => {
+    await until(`${program} mounts ${path}`, PATIENCE, async () => {
       if (child.exitCode !== null) throw new Error(`${program} ended with ${child.exitCode}:\n${text}`)
       return isReady(text) && (await mountAt(path)) !== undefined
     })

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { mkdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, type TestContext, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import {
   check,
   needPrograms,
@@ -13,11 +13,10 @@ import {
   scratch,
   startServer,
 } from '../harness.ts'
+import { needLibnbd, PYTHON } from '../libnbd.ts'
 
 const MIB = 2 ** 20
 const SIZE = 48 * MIB + 512
-/** Debian's own: python3-libnbd is made for it, not for another that may come first in PATH. */
-const PYTHON = '/usr/bin/python3'
 const BLANK = ['--size', String(SIZE), '--command', 'truncate -s "$size" "$disk"']
 
 let folder: Scratch
@@ -35,11 +34,6 @@ afterAll(async () => {
   for (const server of [disks, temporary]) expect(await server?.stop()).toBe(0)
   await folder?.[Symbol.asyncDispose]()
 })
-
-async function needLibnbd(context: TestContext): Promise<void> {
-  const { status } = await run(PYTHON, ['-c', 'import nbd']).catch(() => ({ status: -1 }))
-  context.skip(status !== 0, 'not installed: python3-libnbd')
-}
 
 const exercise = async (...args: readonly string[]) =>
   (await check(PYTHON, [join(import.meta.dirname, 'exercise.py'), ...args], { timeout: 120_000 })).trim()

@@ -5,10 +5,10 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { check, run } from '../harness.ts'
+import { PYTHON } from '../libnbd.ts'
 import { startPool, type TestPool } from './pool.ts'
 
 const MIB = 2 ** 20
-const PYTHON = '/usr/bin/python3'
 /** On a machine that is busy with other things nothing is quick. */
 const SLOW = { timeout: 60_000, interval: 100 }
 

@@ -6,11 +6,11 @@ import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { hasCode } from '../../operator/kube/kube-error.ts'
 import { JOBS } from '../../operator/kube/objects.ts'
 import { run } from '../harness.ts'
+import { PYTHON } from '../libnbd.ts'
 import { randomFrom } from '../random.ts'
 import { NAMESPACE, type Program, patience, startPool, type TestPool } from './pool.ts'
 
 const MIB = 2 ** 20
-const PYTHON = '/usr/bin/python3'
 const SLOW = { timeout: 120_000, interval: 250 }
 const ROUNDS = 4
 /** The same numbers each time; which moment they hit is left to the machine. */

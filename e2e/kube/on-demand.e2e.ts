@@ -3,10 +3,10 @@ import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { check } from '../harness.ts'
+import { PYTHON } from '../libnbd.ts'
 import { startPool, type TestPool } from './pool.ts'
 
 const MIB = 2 ** 20
-const PYTHON = '/usr/bin/python3'
 const SLOW = { timeout: 90_000, interval: 200 }
 
 let pool: TestPool

@@ -2,11 +2,11 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdir, stat, truncate, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:http'
-import { type AddressInfo, createServer as createTcpServer } from 'node:net'
+import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { check, needPrograms, run, type ServerProcess, scratch, startServer } from '../harness.ts'
+import { type Acts, serveActs } from './acts.ts'
 import { COMMAND_LINE, makeGuestTree, needThinClient, toldBy } from './guest.ts'
 
 /** Seconds. Node on an emulated processor takes 5 s to start, and many times that on a machine with much to do. */
@@ -38,7 +38,7 @@ const KEEP_BUSY = `keep_busy() {
 
 /** A server that serves an open connection the size that its handshake told, and no more. */
 async function startForeign(file: string): Promise<AsyncDisposable & { readonly port: number }> {
-  const place = createTcpServer().listen(0, '127.0.0.1')
+  const place = createServer().listen(0, '127.0.0.1')
   await once(place, 'listening')
   const { port } = place.address() as AddressInfo
   await new Promise(resolve => place.close(resolve))
@@ -88,8 +88,7 @@ test('Via nbd, a disk grows under its filesystem, unless its server does not ser
 
   const untilGrown = (name: string, mib: number) =>
     expect.poll(async () => (await stat(join(disks, name))).size, { timeout: 60_000 }).toBe(mib * MIB)
-  // By the name of what the thin client asks for.
-  const acts: Readonly<Record<string, () => Promise<unknown>>> = {
+  const acts: Acts = {
     data128: async () => {
       await declare('data', 'ext4', 128)
       await untilGrown('data', 128)
@@ -110,27 +109,14 @@ test('Via nbd, a disk grows under its filesystem, unless its server does not ser
     'foreign-larger': () => truncate(foreignDisk, 4 * MIB),
     'foreign-smaller': () => truncate(foreignDisk, MIB / 2),
   }
-  const failures: string[] = []
-  const control = createServer((request, response) => {
-    const name = request.url?.slice(1) ?? ''
-    const act = acts[name] ?? (() => Promise.reject(new Error('There is no such act.')))
-    act().then(
-      () => response.end(),
-      error => {
-        failures.push(`${name}: ${error}`)
-        response.writeHead(500).end()
-      },
-    )
-  })
-  await new Promise<void>(resolve => control.listen(0, '127.0.0.1', resolve))
-  using _control = { [Symbol.dispose]: () => control.close() }
+  using control = await serveActs(acts)
 
   const script = join(folder.path, 'script')
   await writeFile(
     script,
     `${COMMAND_LINE}
      ${KEEP_BUSY}
-     act() { wget -q -O /dev/null http://10.0.2.2:${(control.address() as AddressInfo).port}/$1 || exit 9; }
+     act() { wget -q -O /dev/null http://10.0.2.2:${control.port}/$1 || exit 9; }
      size() { echo $(($(cat /sys/block/\${1#/dev/}/size) / 2048)); }
      grow_to() { [ "$(odd grow $1)" = $(($2 * 1048576)) ]; }
      free() { df -m $1 | awk 'END { print $4 }'; }
@@ -201,7 +187,7 @@ test('Via nbd, a disk grows under its filesystem, unless its server does not ser
     timeout: (BOOT_LIMIT + 60) * 1000,
     env: { MEMORY: '2048', PROCESSORS: '2' },
   })
-  expect(failures, toldBy(booted)).toEqual([])
+  expect(control.failures, toldBy(booted)).toEqual([])
   expect(booted.status, toldBy(booted)).toBe(0)
   expect(booted.stdout).toMatch(/serves no more of the disk on the connection that \/dev\/nbd\d+ has/)
   expect(booted.stdout).toMatch(/The end of \/dev\/nbd\d+ cannot be read/)
