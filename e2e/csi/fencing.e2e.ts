@@ -10,9 +10,10 @@ import type { VolumeCapability } from '../../operator/csi/protocol/messages.ts'
 import { attach, detach } from '../../server/attach/attach.ts'
 import { connect } from '../../server/client/client.ts'
 import { check, scratch } from '../harness.ts'
-import { NAMESPACE, POOL, startPool, type TestPool } from '../kube/pool.ts'
+import { startPool, type TestPool } from '../kube/pool.ts'
 import { PYTHON } from '../libnbd.ts'
 import { startNodeApart } from './apart.ts'
+import { block, parameters, refused } from './controller.ts'
 import { type Driver, startDriver } from './driver.ts'
 
 const BLOCK = 4096
@@ -20,9 +21,6 @@ const SLOW = { timeout: 30_000, interval: 50 }
 /** What ext4 says when its device, or its log, is gone. */
 const NO_MORE = /^(EIO|EROFS)$/
 const NODES = ['node-a', 'node-b'] as const
-const volumeCapability: VolumeCapability = { block: {}, accessMode: { mode: 'SINGLE_NODE_WRITER' } }
-const refused = (code: string, message: string | RegExp) =>
-  expect.objectContaining({ code, message: expect.stringMatching(message) })
 
 let pool: TestPool
 let driver: Driver
@@ -39,8 +37,8 @@ beforeAll(async () => {
   driver = await startDriver(['--kubeconfig', pool.plane.kubeconfig])
   const { volume } = await driver.call('CreateVolume', {
     name: 'fenced',
-    parameters: { pool: POOL, poolNamespace: NAMESPACE },
-    volumeCapabilities: [volumeCapability],
+    parameters,
+    volumeCapabilities: [block],
     capacityRange: { requiredBytes: String(2 ** 24), limitBytes: '0' },
   })
   ;({ volumeId } = volume)
@@ -54,7 +52,7 @@ afterAll(async () => {
 /** Publishes a volume to a node; returns its URI with the pool's real address, which only a cluster resolves. */
 async function publish(nodeId: string, fields: object = {}): Promise<string> {
   const { publishContext } = await driver.call('ControllerPublishVolume', {
-    ...{ volumeId, nodeId, volumeCapability },
+    ...{ volumeId, nodeId, volumeCapability: block },
     ...fields,
   })
   return pool.uri(new URL(publishContext.uri ?? '').pathname.slice(1))
@@ -150,7 +148,7 @@ test('a node that died with a volume in use, and comes back when another has it,
   }
   const { volume } = await driver.call('CreateVolume', {
     name: 'outlived',
-    parameters: { pool: POOL, poolNamespace: NAMESPACE },
+    parameters,
     volumeCapabilities: [capability],
     capacityRange: { requiredBytes: String(2 ** 24), limitBytes: '0' },
   })

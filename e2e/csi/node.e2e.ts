@@ -9,6 +9,7 @@ import type { VolumeCapability } from '../../operator/csi/protocol/messages.ts'
 import { attached } from '../../server/attach/attach.ts'
 import { readMounts } from '../../server/fuse/mountinfo.ts'
 import { check, type Scratch, type ServerProcess, scratch, startServer } from '../harness.ts'
+import { block, refused } from './controller.ts'
 import { type Driver, startDriver } from './driver.ts'
 
 const MIB = 2 ** 20
@@ -42,9 +43,6 @@ const mount = (fields: object = {}, mode = 'SINGLE_NODE_WRITER'): VolumeCapabili
     mount: { fsType: '', mountFlags: [], volumeMountGroup: '', ...fields },
     accessMode: { mode },
   }) as VolumeCapability
-const block: VolumeCapability = { block: {}, accessMode: { mode: 'SINGLE_NODE_WRITER' } }
-const refused = (code: string, message: string | RegExp = '') =>
-  expect.objectContaining({ code, message: expect.stringMatching(message) })
 
 let names = 0
 async function declare(name: string, size: number, spec: object): Promise<void> {
