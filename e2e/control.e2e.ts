@@ -1,5 +1,4 @@
 /** The sockets by which a program works with the server: what it is told, and disks that it declares on demand. */
-
 import { rename, rm, truncate, writeFile } from 'node:fs/promises'
 import { createServer, request, type Server } from 'node:http'
 import { join } from 'node:path'

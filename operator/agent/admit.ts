@@ -1,5 +1,4 @@
 /** May a client have a new disk? `spec.onDemand` and `spec.quota` of the pool decide. No I/O. */
-
 import type { DiskPool } from '../../crds/diskpool.ts'
 import type { NameRules } from '../../crds/export-name.ts'
 import { InvalidSpecError, orInvalid } from '../../crds/invalid-spec-error.ts'

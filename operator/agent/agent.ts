@@ -2,7 +2,6 @@
  * The agent of a pool: beside the pool's server, in the same pod, it keeps the server's manifests and policy equal to what
  * the API says, and the API's status equal to what the server does. While the API server is away everything stays.
  */
-
 import { type DiskPool, parseDiskPool } from '../../crds/diskpool.ts'
 import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
 import { InvalidSpecError } from '../../crds/invalid-spec-error.ts'

@@ -1,10 +1,11 @@
 /** Copies that are being made on the pool's volume: snapshots of disks, and disks of snapshots and of disks. */
 import { constants } from 'node:fs'
 import { open } from 'node:fs/promises'
-import { codeOf, SPACE_PROBLEMS } from '../../server/backends/disks/errors.ts'
+import { SPACE_PROBLEMS } from '../../server/backends/disks/errors.ts'
 import { Slots } from '../../server/backends/disks/slots.ts'
 import { copyOfNow } from '../../server/backends/file/point-copy.ts'
 import { SocketError } from '../../server/control/unix-http.ts'
+import { codeOf } from '../../server/linux/errno.ts'
 import { type KubeLog, reasonOf } from '../kube/log.ts'
 import type { ServerMirror } from './server-mirror.ts'
 import type { Place, Volume } from './volume.ts'

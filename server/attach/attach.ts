@@ -2,7 +2,6 @@
  * Makes NBD exports block devices of this machine, and takes them away again. Which there are is asked of the
  * kernel each time; nothing is written down.
  */
-
 import { release } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { formatNbdUri, withAbsolutePaths } from '../client/canonical-uri.ts'

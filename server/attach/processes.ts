@@ -1,7 +1,7 @@
 /** The processes that serve devices, found among all processes of the machine by what the kernel says of them. */
 import { access, readdir, readFile, readlink } from 'node:fs/promises'
 import { join } from 'node:path'
-import { codeOf } from '../client/errors.ts'
+import { codeOf } from '../linux/errno.ts'
 import { AttachError, type AttachedDisk, type AttachTerms } from './attached-disk.ts'
 
 /** The program that such a process runs. */

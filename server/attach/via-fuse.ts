@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import { constants } from 'node:fs'
 import { access, type FileHandle, open } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { codeOf } from '../client/errors.ts'
+import { codeOf } from '../linux/errno.ts'
 import { AttachError, type AttachedDisk, type AttachTerms } from './attached-disk.ts'
 import { DAEMON_PROGRAM, daemonArguments, isRunning } from './processes.ts'
 

@@ -2,7 +2,6 @@
  * The interface between the server and whatever holds a disk's bytes. The built-in backends implement
  * exactly this, and so does a module of the user's own.
  */
-
 import type { Passage } from '../linux/passage.ts'
 
 /** Version of this interface that a backend must name in `apiVersion`. */

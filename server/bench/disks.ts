@@ -1,5 +1,4 @@
 /** The files that are served: made once, and brought into the page cache or out of it before each measurement. */
-
 import { randomFillSync } from 'node:crypto'
 import {
   closeSync,

@@ -1,11 +1,10 @@
 /** `ondemand-disk fuse`: from the command line to a mounted file, and from a signal to its end. */
-
-import { codeOf } from '../client/errors.ts'
 import { connectReconnecting } from '../client/reconnecting.ts'
 import { parseNbdUri } from '../client/uri.ts'
 import { reasonOf } from '../connection/session.ts'
 import { type ExportTerms, exportImage, exportNbd, type FuseExport } from '../fuse/export.ts'
 import { CLIENT_OPTIONS } from '../fuse/nbd-disk.ts'
+import { codeOf } from '../linux/errno.ts'
 import { FUSE_OPTIONS } from './disk-option-tables.ts'
 import { createLog, type Log } from './log.ts'
 import { MAX_DURATION_MS } from './option-values.ts'

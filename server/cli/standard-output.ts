@@ -1,5 +1,5 @@
 /** What is asked for on standard output cannot be given: one line says so, where Node would print its own stack. */
-import { codeOf } from '../client/errors.ts'
+import { codeOf } from '../linux/errno.ts'
 
 process.stdout.on('error', error => {
   process.exitCode = 1

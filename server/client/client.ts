@@ -1,7 +1,8 @@
 /** An NBD client: one export, by promises or, for callers that count allocations, by completions. */
+import { toError } from '../linux/errno.ts'
 import type { Passage } from '../linux/passage.ts'
 import { CMD, CMD_FLAG } from '../protocol/constants.ts'
-import { ClosedError, InvalidRequestError, toError } from './errors.ts'
+import { ClosedError, InvalidRequestError } from './errors.ts'
 import type { BlockSizes, ExportFlags, ExportInfo } from './export-info.ts'
 import { clipExtents, type Extent } from './extents.ts'
 import { type Link, openLink } from './link.ts'

@@ -1,5 +1,4 @@
 /** One connection in its transmission phase: many requests in flight, each told when it is answered. */
-
 import { type Lingerers, Lingering } from '../linux/lingering.ts'
 import { yieldProcessor } from '../linux/syscalls.ts'
 import { ServerViolation } from '../protocol/client-handshake.ts'

@@ -10,7 +10,8 @@ import {
   type PeerCertificate,
 } from 'node:tls'
 import { quote } from '../../crds/quote.ts'
-import { codeOf, TlsError } from './errors.ts'
+import { codeOf } from '../linux/errno.ts'
+import { TlsError } from './errors.ts'
 import type { NbdTlsTerms } from './uri.ts'
 
 /** NBD asks for TLS 1.2 at least. */

@@ -53,15 +53,3 @@ export class ExportChangedError extends NbdError {
     super('ESTALE', message)
   }
 }
-
-/** A thrown value as an Error. */
-export function toError(thrown: unknown): Error {
-  return thrown instanceof Error ? thrown : new Error(String(thrown))
-}
-
-/** The `code` of a thrown value, if it has one. */
-export function codeOf(thrown: unknown): string | undefined {
-  return thrown instanceof Error && 'code' in thrown && typeof thrown.code === 'string'
-    ? thrown.code
-    : undefined
-}

@@ -1,18 +1,12 @@
 /** Connects and negotiates: a negotiation of the protocol folder, driven over a wire, within deadlines. */
 import { MAX_QUOTED_MESSAGE, quote } from '../../crds/quote.ts'
+import { toError } from '../linux/errno.ts'
 import { encodeOption, ServerViolation } from '../protocol/client-handshake.ts'
 import { HandshakeUnsupported, type Negotiation, OptionRefused } from '../protocol/client-negotiation.ts'
 import { OPT, REP } from '../protocol/constants.ts'
 import { NegotiationFeed } from '../protocol/negotiation-feed.ts'
 import { tlsOptions } from './credentials.ts'
-import {
-  BrokenServerError,
-  ConnectionError,
-  type NbdError,
-  RefusedError,
-  TlsError,
-  toError,
-} from './errors.ts'
+import { BrokenServerError, ConnectionError, type NbdError, RefusedError, TlsError } from './errors.ts'
 import { describeAddress, type NbdUri } from './uri.ts'
 import { Wire, type WireReceiver } from './wire.ts'
 

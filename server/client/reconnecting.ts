@@ -19,6 +19,7 @@
  */
 import { performance } from 'node:perf_hooks'
 import { setTimeout as delay } from 'node:timers/promises'
+import { toError } from '../linux/errno.ts'
 import { CMD, CMD_FLAG, NBD_ERRNO } from '../protocol/constants.ts'
 import { NbdClient } from './client.ts'
 import { type Connection, type ConnectionLimits, openConnection } from './connection.ts'
@@ -29,7 +30,6 @@ import {
   ExportChangedError,
   InvalidRequestError,
   RequestError,
-  toError,
 } from './errors.ts'
 import { type ExportInfo, lossBetween } from './export-info.ts'
 import { answerOf, type Link } from './link.ts'

@@ -5,7 +5,7 @@
  */
 import { connect as connectSocket, type OnReadOpts, type Socket } from 'node:net'
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'node:tls'
-import { ERRNO, SystemCallError } from '../linux/errno.ts'
+import { codeOf, ERRNO, SystemCallError, toError } from '../linux/errno.ts'
 import type { Passage } from '../linux/passage.ts'
 import {
   addressOf,
@@ -17,7 +17,7 @@ import {
   trySend,
   trySendBoth,
 } from '../linux/syscalls.ts'
-import { ConnectionError, codeOf, TlsError, toError } from './errors.ts'
+import { ConnectionError, TlsError } from './errors.ts'
 import { describeAddress, type NbdAddress } from './uri.ts'
 
 /** A vanished server is noticed after 10 + 3 * 5 = 25 s, well before the 30 s that requests wait for a reconnect. */

@@ -3,6 +3,7 @@ import { stat } from 'node:fs/promises'
 import { createServer, type ListenOptions, type Server, type Socket } from 'node:net'
 import { dirname } from 'node:path'
 import { describeTcpAddress, type TcpAddress, tcpListenOptions } from '../linux/listen-address.ts'
+import { listenReason } from '../linux/reasons.ts'
 import { removeStaleSocket } from '../linux/stale-socket.ts'
 import { configureTcp, configureUnix, type Liveness, socketKind } from '../linux/syscalls.ts'
 import { unixSocketPath } from '../linux/unix-path.ts'
@@ -49,20 +50,10 @@ function describe(endpoint: Endpoint): string {
   return describeTcpAddress(endpoint)
 }
 
-const REASONS: Readonly<Record<string, string>> = {
-  EADDRINUSE: 'another program listens there',
-  EADDRNOTAVAIL: 'this machine does not have that address',
-  EACCES: 'that needs more rights',
-  ENOENT: 'the directory does not exist',
-  ENOTFOUND: 'the host name is not known',
-  EINVAL: 'the system refuses it',
-}
-
 function listenError(endpoint: Endpoint, error: NodeJS.ErrnoException): ListenError {
   const code = error.code ?? 'EIO'
-  return new ListenError(`Cannot listen on ${describe(endpoint)}: ${REASONS[code] ?? error.message}.`, code, {
-    cause: error,
-  })
+  const reason = listenReason(code, error.message)
+  return new ListenError(`Cannot listen on ${describe(endpoint)}: ${reason}.`, code, { cause: error })
 }
 
 /** Node knows the path of a unix socket only where it has bound it itself. */

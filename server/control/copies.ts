@@ -3,8 +3,9 @@ import { constants } from 'node:fs'
 import { lstat, unlink } from 'node:fs/promises'
 import { isAbsolute, normalize } from 'node:path'
 import { closeDescriptor, openDescriptor, statDescriptor } from '../backends/disks/descriptors.ts'
-import { codeOf, SPACE_PROBLEMS } from '../backends/disks/errors.ts'
+import { SPACE_PROBLEMS } from '../backends/disks/errors.ts'
 import type { PointCopy } from '../backends/file/point-copy.ts'
+import { codeOf } from '../linux/errno.ts'
 import { RequestError } from './unix-http.ts'
 
 /** Who can copy a declared disk. */

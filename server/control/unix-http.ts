@@ -4,6 +4,7 @@
  */
 import { chmod } from 'node:fs/promises'
 import { createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http'
+import { listenReason } from '../linux/reasons.ts'
 import { removeStaleSocket } from '../linux/stale-socket.ts'
 
 /** What came with a request. */
@@ -85,7 +86,7 @@ export async function serveJson(
   } catch (error) {
     server.close()
     const { code = 'EIO', message } = error as NodeJS.ErrnoException
-    const reason = code === 'EADDRINUSE' ? 'another program listens there' : message
+    const reason = listenReason(code, message)
     throw new SocketError(`Cannot listen on ${path}: ${reason}.`, code, { cause: error })
   }
   server.removeAllListeners('error').on('error', onError)

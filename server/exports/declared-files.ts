@@ -9,8 +9,8 @@ import { DEFAULT_NAME } from '../../crds/export-name.ts'
 import { quote } from '../../crds/quote.ts'
 import type { LayeredBackend } from '../backends/backend.ts'
 import { type DiskDirectory, HIDDEN_NAME } from '../backends/disks/directory.ts'
-import { codeOf } from '../backends/disks/errors.ts'
 import { lookUp, syncDirectory } from '../backends/disks/records.ts'
+import { codeOf } from '../linux/errno.ts'
 import { ExportRefusal } from './export.ts'
 
 /** Name of the directory of marks in the hidden directory. */

@@ -3,6 +3,7 @@ import { type BigIntStats, constants, fstatSync } from 'node:fs'
 import { lstat, open, opendir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { NameRules } from '../../crds/export-name.ts'
+import { codeOf } from '../linux/errno.ts'
 import { type ManifestDocument, parseManifest, unreadable } from './manifest-file.ts'
 import type { ManifestFile } from './manifest-set.ts'
 
@@ -165,8 +166,4 @@ async function isGone(path: string): Promise<boolean> {
 
 function failedToRead(error: unknown): ManifestDocument {
   return unreadable(`The file cannot be read (${codeOf(error) ?? String(error)}).`, 1, error)
-}
-
-function codeOf(error: unknown): unknown {
-  return error instanceof Error && 'code' in error ? error.code : undefined
 }

@@ -1,5 +1,7 @@
 /** A directory of manifests: read, and followed while it changes. */
 import type { NameRules } from '../../crds/export-name.ts'
+import { codeOf, toError } from '../linux/errno.ts'
+import { directoryReason } from '../linux/reasons.ts'
 import { createManifestReader } from './manifest-directory.ts'
 import { directoryEvents } from './manifest-events.ts'
 import { EMPTY_SET, isSameState, type ManifestState, MISSING_GRACE, nextSet } from './manifest-set.ts'
@@ -46,12 +48,6 @@ const RETRY_INTERVAL = 500
 const MAX_RESCAN_SHARE = 1 / 20
 /** More names than this are not remembered: all files are looked at. */
 const MAX_PENDING = 1000
-/** Why a directory cannot be read, by the code of the error. */
-const REASONS: ReadonlyMap<string, string> = new Map([
-  ['ENOENT', 'it does not exist'],
-  ['ENOTDIR', 'it is not a directory'],
-  ['EACCES', 'it may not be read'],
-])
 
 /**
  * Reads the manifests of a directory, regular files or symlinks to them named `*.yaml`, `*.yml` or `*.json`,
@@ -147,9 +143,7 @@ export async function watchManifests(directory: string, options: ManifestsOption
   }
 
   function failed(error: unknown): ManifestsError {
-    const { code = '', message } =
-      error instanceof Error ? (error as NodeJS.ErrnoException) : { message: String(error) }
-    const reason = REASONS.get(code) ?? message
+    const reason = directoryReason(codeOf(error) ?? '', 'read it', toError(error).message)
     return new ManifestsError(`--disks: ${directory} cannot be followed: ${reason}`, { cause: error })
   }
 

@@ -1,7 +1,6 @@
 /** One request of the kernel and the reply to it: memory that is made once and used again and again. */
-import { codeOf } from '../client/errors.ts'
 import type { Completion } from '../client/operation.ts'
-import { ERRNO, errnoOf } from '../linux/errno.ts'
+import { codeOf, ERRNO, errnoOf } from '../linux/errno.ts'
 import { addressOf } from '../linux/syscalls.ts'
 import { OUT_HEADER_SIZE } from './constants.ts'
 import { WRITE_DATA } from './protocol.ts'

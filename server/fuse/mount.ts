@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import { closeSync, constants, openSync } from 'node:fs'
 import { quote } from '../../crds/quote.ts'
-import { codeOf } from '../client/errors.ts'
+import { codeOf } from '../linux/errno.ts'
 import {
   MNT_DETACH,
   MNT_FORCE,

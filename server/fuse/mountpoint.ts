@@ -1,7 +1,7 @@
 /** The regular file over which the disk is mounted: checks before, and the mount itself. */
 import { realpath, stat } from 'node:fs/promises'
 import { quote } from '../../crds/quote.ts'
-import { codeOf } from '../client/errors.ts'
+import { codeOf } from '../linux/errno.ts'
 import { MNT_DETACH, umount } from '../linux/mount.ts'
 import { FuseError } from './errors.ts'
 import { readMounts } from './mountinfo.ts'

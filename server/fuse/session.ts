@@ -2,7 +2,6 @@
  * The file system of one regular file: a request of the kernel in, a reply out, without I/O of its own. What
  * the calls mean is QEMU's FUSE export, so that either can stand in for the other.
  */
-
 import { ERRNO } from '../linux/errno.ts'
 import {
   FATTR,

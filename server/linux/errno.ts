@@ -71,3 +71,15 @@ export class SystemCallError extends Error {
     this.errno = errno
   }
 }
+
+/** The `code` of a thrown value, if it has one. */
+export function codeOf(thrown: unknown): string | undefined {
+  return thrown instanceof Error && 'code' in thrown && typeof thrown.code === 'string'
+    ? thrown.code
+    : undefined
+}
+
+/** A thrown value as an Error. */
+export function toError(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(String(thrown))
+}

@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net'
 import { pipeline } from 'node:stream/promises'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { describeTcpAddress, type TcpAddress, tcpListenOptions } from '../linux/listen-address.ts'
+import { listenReason } from '../linux/reasons.ts'
 
 /** What a route answers. */
 export interface Page {
@@ -44,13 +45,6 @@ const IDLE_MS = 15_000
 /** Characters that are sent together, after which others get their turn. */
 const CHUNK = 64 * 2 ** 10
 
-const REASONS: Readonly<Record<string, string>> = {
-  EADDRINUSE: 'another program listens there',
-  EADDRNOTAVAIL: 'this machine does not have that address',
-  EACCES: 'that needs more rights',
-  ENOTFOUND: 'the host name is not known',
-}
-
 /** A page of one line. */
 export function line(status: number, text: string): Page {
   return { status, contentType: 'text/plain; charset=utf-8', body: [`${text}\n`] }
@@ -79,7 +73,7 @@ export async function serveHttp(
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
       const code = error.code ?? 'EIO'
-      const reason = REASONS[code] ?? error.message
+      const reason = listenReason(code, error.message)
       const where = describeTcpAddress(address)
       reject(new HttpListenError(`Cannot serve HTTP on ${where}: ${reason}.`, code, { cause: error }))
     })

@@ -1,5 +1,4 @@
 /** What the server counts of itself, in plain fields, and how it is told to Prometheus. */
-
 import { type CommandMeter, type ExportMeter, ExportMeters } from './export-meter.ts'
 import type { Family, Sample } from './exposition.ts'
 import { CREATION_SECONDS, Histogram } from './histogram.ts'

@@ -1,5 +1,4 @@
 /** GetCapacity: how much of pools is left. */
-
 import { DISKPOOL_KIND, type DiskPool, parseDiskPool } from '../../../crds/diskpool.ts'
 import { InvalidSpecError } from '../../../crds/invalid-spec-error.ts'
 import { API_GROUP_VERSION } from '../../../crds/object.ts'

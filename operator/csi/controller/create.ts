@@ -1,5 +1,4 @@
 /** CreateVolume and DeleteVolume: an object, and what becomes of it. */
-
 import type { OnDemandDisk } from '../../../crds/ondemanddisk.ts'
 import { quote } from '../../../crds/quote.ts'
 import type { KubeClient } from '../../kube/client.ts'

@@ -1,5 +1,4 @@
 /** ControllerExpandVolume and ControllerModifyVolume: changes of a disk's spec, which hold when the call is answered. */
-
 import type { OnDemandDisk } from '../../../crds/ondemanddisk.ts'
 import { formatSize } from '../../../crds/quantity.ts'
 import type { KubeClient } from '../../kube/client.ts'

@@ -1,5 +1,4 @@
 /** On which nodes a volume is: kept with the disk, so that every controller sees the same. */
-
 import { API_GROUP } from '../../../crds/object.ts'
 import type { OnDemandDisk } from '../../../crds/ondemanddisk.ts'
 import type { AccessMode } from '../protocol/messages.ts'

@@ -1,5 +1,4 @@
 /** Snapshots are DiskSnapshot objects, found by their id `NAMESPACE/NAME`; nothing else is kept. */
-
 import { setTimeout as sleep } from 'node:timers/promises'
 import { DISKSNAPSHOT_KIND, type DiskSnapshot } from '../../../crds/disksnapshot.ts'
 import { NO_FILESYSTEM } from '../../../crds/filesystem-label.ts'

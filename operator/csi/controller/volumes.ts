@@ -1,5 +1,4 @@
 /** The disks that are volumes: looked up, changed without losing anybody's change, and waited for. */
-
 import { API_GROUP } from '../../../crds/object.ts'
 import { type OnDemandDisk, type OnDemandDiskSpec, parseOnDemandDisk } from '../../../crds/ondemanddisk.ts'
 import { ON_DEMAND_DISKS } from '../../../crds/resources.ts'

@@ -10,6 +10,7 @@ import {
   setLogVerbosity,
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js'
+import { listenReason } from '../../../server/linux/reasons.ts'
 import { removeStaleSocket } from '../../../server/linux/stale-socket.ts'
 import type { KubeLog } from '../../kube/log.ts'
 import { answer, type Handler, type Handlers } from './call.ts'
@@ -105,16 +106,9 @@ async function bind(server: Server, path: string): Promise<void> {
   }
 }
 
-const REASONS: Readonly<Record<string, string>> = {
-  EADDRINUSE: 'another program listens there, or something else has this name',
-  EACCES: 'that needs more rights',
-  ENOENT: 'the directory does not exist',
-}
-
 function endpointError(path: string, error: NodeJS.ErrnoException): EndpointError {
   // grpc-js tells the reason of the last address in its message only.
   const code = error.code ?? /\b(E[A-Z]{3,})\b/.exec(error.message)?.[1] ?? 'EIO'
-  return new EndpointError(`Cannot listen on ${path}: ${REASONS[code] ?? error.message}.`, code, {
-    cause: error,
-  })
+  const reason = listenReason(code, error.message)
+  return new EndpointError(`Cannot listen on ${path}: ${reason}.`, code, { cause: error })
 }

@@ -2,9 +2,10 @@
 import { type BigIntStats, constants } from 'node:fs'
 import { lstat, readlink, statfs } from 'node:fs/promises'
 import { isAbsolute, join, resolve } from 'node:path'
+import { codeOf } from '../../linux/errno.ts'
 import { blockDeviceSize } from '../../linux/syscalls.ts'
 import { closeDescriptor, openDescriptor, statDescriptor, truncateDescriptor } from './descriptors.ts'
-import { CreationAbortedError, CreationError, codeOf, DiskError, SPACE_PROBLEMS } from './errors.ts'
+import { CreationAbortedError, CreationError, DiskError, SPACE_PROBLEMS } from './errors.ts'
 import { DISK_NAME, type PreparedRecipe } from './recipe.ts'
 import { runProgram } from './run.ts'
 

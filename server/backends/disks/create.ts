@@ -4,10 +4,11 @@
  */
 import { link } from 'node:fs/promises'
 import { join } from 'node:path'
+import { codeOf } from '../../linux/errno.ts'
 import { renameNoReplace } from '../../linux/syscalls.ts'
 import { type ContentOrder, checkLink, creationError, makeContent, openContent } from './content.ts'
 import { closeDescriptor, syncDescriptor } from './descriptors.ts'
-import { CreationAbortedError, codeOf } from './errors.ts'
+import { CreationAbortedError } from './errors.ts'
 import { DISK_NAME } from './recipe.ts'
 import { type Records, syncDirectory } from './records.ts'
 import type { Staging } from './staging.ts'

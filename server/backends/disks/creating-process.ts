@@ -6,10 +6,10 @@ import { existsSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { codeOf } from '../../linux/errno.ts'
 import type { CreationStep } from './create.ts'
 import { openDiskDirectory } from './directory.ts'
 import { createDisksBackend } from './disks.ts'
-import { codeOf } from './errors.ts'
 import { prepareRecipe, type Recipe } from './recipe.ts'
 
 /** What the process is told, as JSON. */

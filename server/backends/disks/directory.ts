@@ -4,9 +4,11 @@ import { access, opendir, realpath, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type NameRules, parseExportName } from '../../../crds/export-name.ts'
 import { type CachedLook, cachedLookIn } from '../../linux/cached-look.ts'
+import { codeOf, toError } from '../../linux/errno.ts'
+import { directoryReason } from '../../linux/reasons.ts'
 import type { ContentOrder } from './content.ts'
 import { createDisk, type OnStep, type Workshop } from './create.ts'
-import { CreationAbortedError, codeOf, DirectoryError, TooManyDisksError, toError } from './errors.ts'
+import { CreationAbortedError, DirectoryError, TooManyDisksError } from './errors.ts'
 import type { DiskPlace } from './existing.ts'
 import { lookUp, makeDirectory, Records } from './records.ts'
 import { openStaging } from './staging.ts'
@@ -223,15 +225,8 @@ function validName(bytes: Buffer, rules: NameRules): string | undefined {
 
 function unusable(path: string, error: unknown, purpose: string): DirectoryError {
   const code = codeOf(error) ?? 'EIO'
-  const reasons: Readonly<Record<string, string>> = {
-    ENOENT: 'it does not exist',
-    ENOTDIR: 'it is not a directory',
-    EACCES: `the server may not ${purpose} in it`,
-    EPERM: `the server may not ${purpose} in it`,
-    EROFS: 'its file system is read-only',
-    ENOSPC: 'its file system is full',
-  }
-  return new DirectoryError(code, `--dir: ${path} cannot be used: ${reasons[code] ?? code}`, { cause: error })
+  const reason = directoryReason(code, purpose, code)
+  return new DirectoryError(code, `--dir: ${path} cannot be used: ${reason}`, { cause: error })
 }
 
 /** A server that makes no disks may not even be allowed to write; what others have left is then theirs to remove. */
@@ -274,7 +269,7 @@ export async function openDiskDirectory(options: DiskDirectoryOptions): Promise<
     await access(path, R_OK | X_OK)
     look = await cachedLookIn(path)
   } catch (error) {
-    throw unusable(options.path, error, 'read')
+    throw unusable(options.path, error, 'read it')
   }
   const hidden = join(path, HIDDEN_NAME)
   const records = new Records(path, hidden)
@@ -301,6 +296,6 @@ export async function openDiskDirectory(options: DiskDirectoryOptions): Promise<
     }
     return new DiskDirectory({ path, records, look }, workshop, options)
   } catch (error) {
-    throw unusable(options.path, error, 'make disks')
+    throw unusable(options.path, error, 'make disks in it')
   }
 }

@@ -99,13 +99,3 @@ export const SPACE_PROBLEMS: Readonly<Record<string, string>> = {
   EDQUOT: 'The quota leaves no space for a new disk',
   EFBIG: 'The directory takes no file of this size',
 }
-
-/** The `code` of a thrown value, if it has one. */
-export function codeOf(error: unknown): string | undefined {
-  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined
-}
-
-/** A thrown value as an Error. */
-export function toError(thrown: unknown): Error {
-  return thrown instanceof Error ? thrown : new Error(String(thrown))
-}

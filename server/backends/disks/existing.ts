@@ -2,9 +2,10 @@
 import { type BigIntStats, constants, fstatSync } from 'node:fs'
 import { join } from 'node:path'
 import { quote } from '../../../crds/quote.ts'
+import { codeOf } from '../../linux/errno.ts'
 import { foreignKind, type OpenContent, sizeOf } from './content.ts'
 import { closeDescriptor, openDescriptor } from './descriptors.ts'
-import { codeOf, DiskError, NotADiskError } from './errors.ts'
+import { DiskError, NotADiskError } from './errors.ts'
 import { lookUp, type Records } from './records.ts'
 
 const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_RDWR } = constants

@@ -7,9 +7,10 @@ import { type BigIntStats, constants } from 'node:fs'
 import { link, lstat, mkdir, readdir, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { codeOf } from '../../linux/errno.ts'
 import { lockFile } from '../../linux/syscalls.ts'
 import { closeDescriptor, openDescriptor, syncDescriptor } from './descriptors.ts'
-import { codeOf, DirectoryError } from './errors.ts'
+import { DirectoryError } from './errors.ts'
 
 const { O_CREAT, O_DIRECTORY, O_NOFOLLOW, O_RDONLY, O_RDWR } = constants
 

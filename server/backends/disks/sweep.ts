@@ -9,9 +9,9 @@
 import { constants } from 'node:fs'
 import { lstat, readdir, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
+import { codeOf, toError } from '../../linux/errno.ts'
 import { lockFile } from '../../linux/syscalls.ts'
 import { closeDescriptor, openDescriptor } from './descriptors.ts'
-import { codeOf, toError } from './errors.ts'
 import { removeTree } from './remove-tree.ts'
 
 /** Name of a staging directory made of 16 random bytes. `NAME.lock` is its lock file. */

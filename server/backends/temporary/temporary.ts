@@ -1,9 +1,10 @@
 /** The backend of disks that last as long as a connection. */
+import { codeOf } from '../../linux/errno.ts'
 import { API_VERSION, type Backend, type OpenContext } from '../backend.ts'
 import { creationError, makeContent, openContent } from '../disks/content.ts'
 import { closeDescriptor } from '../disks/descriptors.ts'
 import { DEFAULT_COMMAND_TIMEOUT_MS } from '../disks/disks.ts'
-import { CreationAbortedError, codeOf, DirectoryError } from '../disks/errors.ts'
+import { CreationAbortedError, DirectoryError } from '../disks/errors.ts'
 import { checkSize, type PreparedRecipe } from '../disks/recipe.ts'
 import { openStaging, type Staging, type StagingOptions } from '../disks/staging.ts'
 import { type FileDisk, fileDisk, fileOperations } from '../file/file-disk.ts'
