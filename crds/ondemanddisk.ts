@@ -110,6 +110,11 @@ export function parseOnDemandDisk(object: unknown, { names = 'strict' }: ParseOp
   return { ...rest, metadata, spec: resolveSpec(spec, metadata.name, names) }
 }
 
+/** Is the disk a file of its pool, or of the directory? That never changes. */
+export function hasFile({ mode, upstream }: OnDemandDiskSpec): boolean {
+  return mode === 'Persistent' && upstream === undefined
+}
+
 /** What the schema has let through. */
 interface UncheckedDisk extends Omit<OnDemandDisk, 'spec'> {
   readonly spec: UncheckedSpec

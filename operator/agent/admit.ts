@@ -3,7 +3,12 @@ import type { DiskPool } from '../../crds/diskpool.ts'
 import type { NameRules } from '../../crds/export-name.ts'
 import { InvalidSpecError, orInvalid } from '../../crds/invalid-spec-error.ts'
 import { API_GROUP_VERSION } from '../../crds/object.ts'
-import { ONDEMANDDISK_KIND, type OnDemandDiskSpec, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
+import {
+  hasFile,
+  ONDEMANDDISK_KIND,
+  type OnDemandDiskSpec,
+  parseOnDemandDisk,
+} from '../../crds/ondemanddisk.ts'
 import { formatSize } from '../../crds/quantity.ts'
 import { quote } from '../../crds/quote.ts'
 import type { AskedDisk, AskRefusalKind } from '../../server/control/ask.ts'
@@ -65,8 +70,8 @@ function refuse(kind: AskRefusalKind, message: string): Admission {
 }
 
 /** Bytes that a disk takes of the pool for good. */
-export function placeOf({ mode, upstream, size = 0 }: OnDemandDiskSpec): number {
-  return mode === 'Temporary' || upstream !== undefined ? 0 : size
+export function placeOf(spec: OnDemandDiskSpec): number {
+  return hasFile(spec) ? (spec.size ?? 0) : 0
 }
 
 /**

@@ -5,7 +5,7 @@ import { SPACE_PROBLEMS } from '../../server/backends/disks/errors.ts'
 import { Slots } from '../../server/backends/disks/slots.ts'
 import { copyOfNow } from '../../server/backends/file/point-copy.ts'
 import { SocketError } from '../../server/control/unix-http.ts'
-import { codeOf } from '../../server/linux/errno.ts'
+import { codeOf, toError } from '../../server/linux/errno.ts'
 import { type KubeLog, reasonOf } from '../kube/log.ts'
 import type { ServerMirror } from './server-mirror.ts'
 import type { Place, Volume } from './volume.ts'
@@ -147,7 +147,7 @@ export function createCopier({ volume, mirror, onEnd, log, onStep }: CopierTerms
 function messageOf(error: unknown): string {
   const space = SPACE_PROBLEMS[codeOf(error) ?? '']
   if (space !== undefined) return 'No space is left for the copy on the pool’s volume.'
-  return error instanceof Error ? error.message : String(error)
+  return toError(error).message
 }
 
 /** Nobody writes a snapshot. */

@@ -1,13 +1,13 @@
 /** How a disk is served, as its status says it: the conditions Exported and Resizing, and the numbers. */
 import { DEFAULT_NAME } from '../../crds/export-name.ts'
-import type { OnDemandDisk, OnDemandDiskStatus } from '../../crds/ondemanddisk.ts'
+import { hasFile, type OnDemandDisk, type OnDemandDiskStatus } from '../../crds/ondemanddisk.ts'
 import { formatSize } from '../../crds/quantity.ts'
 import { quote } from '../../crds/quote.ts'
 import type { ExportState } from '../../server/control/state.ts'
 import type { ConditionChange } from '../kube/conditions.ts'
-import { conditionOf } from '../terms/conditions.ts'
+import { conditionOf, observedGeneration } from '../terms/conditions.ts'
 import type { AgentReason } from '../terms/reasons.ts'
-import { type AgentObserved, hasFile } from './observed.ts'
+import type { AgentObserved } from './observed.ts'
 
 /** Connections change often, and what a disk takes up all the time: so long is waited, in ms, before they are written again. */
 export const CONNECTIONS_PAUSE_MS = 2000
@@ -25,14 +25,7 @@ export function condition(
   reason: AgentReason,
   message: string,
 ): ConditionChange {
-  const { generation } = disk.metadata
-  return {
-    type,
-    status,
-    reason,
-    message,
-    ...(generation !== undefined && { observedGeneration: generation }),
-  }
+  return { type, status, reason, message, ...observedGeneration(disk) }
 }
 
 /** Is the disk served? Undefined as long as that is not known of this generation of the spec. */
@@ -40,7 +33,7 @@ export function exportedCondition(
   { disk, file, server }: AgentObserved,
   parsed: OnDemandDisk,
 ): ConditionChange | undefined {
-  if (hasFile(parsed) && file === undefined) {
+  if (hasFile(parsed.spec) && file === undefined) {
     const message = `The file disks/${disk.metadata.uid} is missing on the pool’s volume. The disk is never formatted again: restore the file, or delete the disk.`
     return condition(disk, 'Exported', 'False', 'DataMissing', message)
   }

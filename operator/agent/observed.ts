@@ -70,8 +70,3 @@ export interface AgentPlan {
   /** Look again after so long, in ms, even if nothing changes. */
   readonly requeueAfterMs?: number
 }
-
-/** Is the disk a file of the pool? */
-export function hasFile({ spec }: OnDemandDisk): boolean {
-  return spec.mode === 'Persistent' && spec.upstream === undefined
-}

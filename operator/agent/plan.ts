@@ -1,5 +1,5 @@
 /** What the agent does for a disk, from what it sees: the manifest, the file, and the status. No I/O. */
-import { InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
+import { hasFile, InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { ConditionChange } from '../kube/conditions.ts'
 import { conditionOf, isTrue } from '../terms/conditions.ts'
 import { FINALIZER, FORCE_DELETE_ANNOTATION, SPARE_ANNOTATION } from '../terms/names.ts'
@@ -16,7 +16,7 @@ import {
   usersOf,
 } from './exported.ts'
 import { deletingManifest, manifestText } from './manifest.ts'
-import { type AgentAction, type AgentObserved, type AgentPlan, hasFile } from './observed.ts'
+import type { AgentAction, AgentObserved, AgentPlan } from './observed.ts'
 
 /**
  * So long, in ms, a disk made of a spare has no status: until its server tells that it serves it, all is said at one
@@ -96,7 +96,7 @@ function isNews(disk: OnDemandDisk, { type, status, reason, message, observedGen
 function planSpare(observed: AgentObserved, parsed: OnDemandDisk): AgentPlan {
   const { disk, file, spare, manifest, now } = observed
   const name = disk.metadata.annotations?.[SPARE_ANNOTATION]
-  if (name === undefined || !hasFile(parsed) || (file === undefined && !spare)) return { actions: [] }
+  if (name === undefined || !hasFile(parsed.spec) || (file === undefined && !spare)) return { actions: [] }
   const conditions = [
     condition(disk, 'Formatted', 'True', 'Formatted', 'The disk was formatted as a spare of the pool.'),
     condition(disk, 'Provisioned', 'True', 'SpareTaken', 'The disk was made of a spare of the pool.'),
@@ -109,7 +109,7 @@ function planSpare(observed: AgentObserved, parsed: OnDemandDisk): AgentPlan {
   const exported = actions.length === 0 ? exportedCondition(observed, parsed) : undefined
   const isNew = disk.status?.conditions === undefined
   if (isNew && exported?.status === 'True') {
-    const ready = readyNow(disk.metadata.generation)
+    const ready = readyNow(disk)
     const fields = { ...statusFields(observed, parsed), filesystem: parsed.spec.filesystem?.type }
     return { actions: [{ kind: 'status', change: { conditions: [...conditions, exported, ready], fields } }] }
   }

@@ -1,6 +1,7 @@
 /** What the agent does for a snapshot, from what it sees. No I/O. */
 import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
 import type { ConditionChange, StatusChange } from '../kube/conditions.ts'
+import { conditionOf, observedGeneration } from '../terms/conditions.ts'
 import { FINALIZER } from '../terms/names.ts'
 import { SNAPSHOT_REASONS, type SnapshotReason } from '../terms/reasons.ts'
 import { isAccepted, isTaken } from '../terms/snapshots.ts'
@@ -94,20 +95,10 @@ const say = (
 })
 
 function condition(
-  { metadata: { generation } }: DiskSnapshot,
+  snapshot: DiskSnapshot,
   status: 'True' | 'False',
   reason: SnapshotReason,
   message: string = SNAPSHOT_REASONS[reason].meaning,
 ): ConditionChange {
-  return {
-    type: 'Taken',
-    status,
-    reason,
-    message,
-    ...(generation !== undefined && { observedGeneration: generation }),
-  }
-}
-
-function conditionOf({ status }: DiskSnapshot, type: string) {
-  return status?.conditions?.find(each => each.type === type)
+  return { type: 'Taken', status, reason, message, ...observedGeneration(snapshot) }
 }

@@ -16,7 +16,7 @@ import { planPool } from '../pool/plan.ts'
 import type { PodSettings } from '../pool/settings.ts'
 import { followWorld, poolKeyOf, sourceKeyOf } from '../pool/world.ts'
 import { reconcileSnapshot } from '../snapshot/reconcile.ts'
-import { isTrue } from '../terms/conditions.ts'
+import { conditionOf, isTrue } from '../terms/conditions.ts'
 import { DISK_LABEL, POOL_LABEL } from '../terms/names.ts'
 import { isAccepted } from '../terms/snapshots.ts'
 
@@ -189,8 +189,9 @@ function priorityOf(event: { readonly type: string; readonly initial?: boolean }
 }
 
 /** Of a disk that is ready nothing is awaited; after a start those that are not go first. */
-function isSettled({ metadata, status }: OnDemandDisk): boolean {
-  const ready = status?.conditions?.find(({ type }) => type === 'Ready')
+function isSettled(disk: OnDemandDisk): boolean {
+  const { metadata } = disk
+  const ready = conditionOf(disk, 'Ready')
   return (
     metadata.deletionTimestamp === undefined &&
     ready?.status === 'True' &&

@@ -3,8 +3,9 @@ import type { OnDemandDiskSpec, SourceSpec } from '../../crds/ondemanddisk.ts'
 import { formatSize } from '../../crds/quantity.ts'
 import { conditionOf } from '../terms/conditions.ts'
 import type { DiskReason } from '../terms/reasons.ts'
-import { condition, type DiskObserved, type Plan, type SourceView, status } from './observed.ts'
+import { condition, type DiskObserved, type Plan, status } from './observed.ts'
 import { notReady } from './plan.ts'
+import type { SourceView } from './source.ts'
 
 /** Gives the disk its place and says which object it is a copy of, both at one stroke; from then on it is the agent's. */
 export function planCopy(

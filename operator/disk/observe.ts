@@ -1,6 +1,5 @@
 /** Looks at a disk: from the stores, and from the API server itself where a store that is behind would mislead. */
 import { type DiskPool, parseDiskPool } from '../../crds/diskpool.ts'
-import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
 import { InvalidSpecError, orInvalid } from '../../crds/invalid-spec-error.ts'
 import { type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { JOBS, type Job, type PersistentVolumeClaim, type Pod } from '../kube/objects.ts'
@@ -14,9 +13,10 @@ import { exportKeyOf, type World } from '../pool/world.ts'
 import { attemptsOf } from '../terms/attempts.ts'
 import { isTrue } from '../terms/conditions.ts'
 import { diskJobName, poolNames } from '../terms/names.ts'
-import type { DiskAction, DiskObserved, Plan, PoolView, SourceView } from './observed.ts'
+import type { DiskAction, DiskObserved, Plan, PoolView } from './observed.ts'
 import { isStarted, refusalOf } from './places.ts'
 import { planDisk } from './plan.ts'
+import { type SourceView, viewDisk, viewSnapshot } from './source.ts'
 
 /** A disk as it is seen, with what doing something for it needs beside. */
 export interface SeenDisk extends DiskObserved {
@@ -193,32 +193,14 @@ async function findJob(world: World, disk: OnDemandDisk): Promise<Job | undefine
   return await world.client.find(JOBS, ref)
 }
 
-/** What a disk is to be a copy of. */
+/** What a disk is to be a copy of, which is not the disk itself. */
 function viewSource(world: World, { metadata, spec }: OnDemandDisk): SourceView | undefined {
   if (spec?.source === undefined) return undefined
   const { kind, name } = spec.source
-  const object =
-    kind === 'DiskSnapshot'
-      ? world.snapshots.get(metadata.namespace, name)
-      : world.disks.get(metadata.namespace, name)
-  if (object === undefined || object.metadata.uid === metadata.uid) return { state: 'missing' }
-  if (object.metadata.deletionTimestamp !== undefined) {
-    return { state: 'not ready', message: 'is being deleted.' }
-  }
-  const { uid = '' } = object.metadata
-  const { filesystem } = object.status ?? {}
-  if ('diskName' in object.spec) {
-    const { readyToUse, poolName = '', size = 0 } = (object as DiskSnapshot).status ?? {}
-    if (readyToUse !== true) return { state: 'not ready', message: 'is not taken yet.' }
-    return { state: 'ready', uid, poolName, size, filesystem }
-  }
-  const disk = object as OnDemandDisk
-  const { mode, upstream, poolName = 'default' } = disk.spec
-  if (mode === 'Temporary' || upstream !== undefined) {
-    return { state: 'not ready', message: 'has no data of its own, as it is Temporary or has an upstream.' }
-  }
-  if (!isTrue(disk, 'Provisioned')) return { state: 'not ready', message: 'is not made yet.' }
-  return { state: 'ready', uid, poolName, size: Math.max(disk.status?.size ?? 0, sizeOf(disk)), filesystem }
+  if (kind === 'DiskSnapshot') return viewSnapshot(world.snapshots.get(metadata.namespace, name))
+  const disk = world.disks.get(metadata.namespace, name)
+  if (disk === undefined || disk.metadata.uid === metadata.uid) return { state: 'missing' }
+  return viewDisk(disk, sizeOf(disk))
 }
 
 function refusedJob(world: World, { metadata: { uid = '' } }: OnDemandDisk): DiskObserved['refusedJob'] {

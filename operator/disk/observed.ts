@@ -6,7 +6,9 @@ import type { JobView } from '../pool/job-view.ts'
 import { makeObject } from '../pool/make-job.ts'
 import type { Refusal } from '../terms/allotment.ts'
 import { attemptsOf } from '../terms/attempts.ts'
+import { observedGeneration } from '../terms/conditions.ts'
 import { DISK_REASONS, type DiskReason } from '../terms/reasons.ts'
+import type { SourceView } from './source.ts'
 
 /** A disk, and all that decides about it. */
 export interface DiskObserved {
@@ -27,19 +29,6 @@ export interface DiskObserved {
   /** ms since 1970. */
   readonly now: number
 }
-
-/** What a disk is to be a copy of. */
-export type SourceView =
-  | { readonly state: 'missing' }
-  | { readonly state: 'not ready'; readonly message: string }
-  | {
-      readonly state: 'ready'
-      readonly uid: string
-      readonly poolName: string
-      /** Bytes. */
-      readonly size: number
-      readonly filesystem: string | undefined
-    }
 
 /** The pool, as far as a disk is concerned. */
 export interface PoolView {
@@ -72,11 +61,6 @@ export interface Plan {
   readonly requeueAfterMs?: number
 }
 
-/** Is the disk a file of the pool? */
-export function hasFile({ spec }: OnDemandDisk): boolean {
-  return spec.mode === 'Persistent' && spec.upstream === undefined
-}
-
 /** A condition of ours. */
 export function condition(
   disk: OnDemandDisk,
@@ -86,10 +70,6 @@ export function condition(
   message: string = DISK_REASONS[reason].meaning,
 ): ConditionChange {
   return { type, status, reason, message, ...observedGeneration(disk) }
-}
-
-export function observedGeneration({ metadata: { generation } }: OnDemandDisk) {
-  return generation === undefined ? {} : { observedGeneration: generation }
 }
 
 /** Writes conditions, that this generation of the spec has been seen, and what the metadata alone has counted. */

@@ -3,27 +3,19 @@
  * time, also one that a crash has left between two actions, or an old one: whatever is done here is either found done
  * already or refused by the API server, because the world has moved on.
  */
-import { InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
+import { hasFile, InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { ConditionChange } from '../kube/conditions.ts'
 import { type FailedJob, jobProblem, type RunningJob, retryDelay } from '../pool/job-view.ts'
 import { objectProblem } from '../pool/make-job.ts'
 import { attemptsOf, hasBegun } from '../terms/attempts.ts'
-import { conditionOf, isTrue } from '../terms/conditions.ts'
+import { conditionOf, isTrue, observedGeneration } from '../terms/conditions.ts'
 import { SPARE_ANNOTATION } from '../terms/names.ts'
 import { restOfQuiet } from '../terms/quiet.ts'
 import { DISK_REASONS, type DiskReason } from '../terms/reasons.ts'
 import { accept, wrongChange } from './accepted.ts'
 import { planCopy } from './copy.ts'
 import { planDeletion } from './deletion.ts'
-import {
-  condition,
-  type DiskObserved,
-  hasFile,
-  objectOf,
-  observedGeneration,
-  type Plan,
-  status,
-} from './observed.ts'
+import { condition, type DiskObserved, objectOf, type Plan, status } from './observed.ts'
 
 /** How long an agent has for turning a spare into the disk before a Job makes it, in ms. */
 export const SPARE_PATIENCE_MS = 60_000
@@ -39,7 +31,7 @@ export function planDisk(observed: DiskObserved): Plan {
   if (claim !== undefined) return claimed(observed, parsed, claim)
   if (isTrue(disk, 'Formatted') && !isTrue(disk, 'Provisioned')) return formatted(observed)
   if (isTrue(disk, 'Provisioned')) return provisioned(observed)
-  return hasFile(parsed) ? make(observed, parsed) : planWithoutFile(observed)
+  return hasFile(parsed.spec) ? make(observed, parsed) : planWithoutFile(observed)
 }
 
 /**
@@ -48,7 +40,7 @@ export function planDisk(observed: DiskObserved): Plan {
  */
 function claimed(observed: DiskObserved, parsed: OnDemandDisk, accepted: string): Plan {
   const { disk } = observed
-  const [, job] = !hasBegun(disk) && hasFile(parsed) ? make(observed, parsed).actions : []
+  const [, job] = !hasBegun(disk) && hasFile(parsed.spec) ? make(observed, parsed).actions : []
   if (job?.kind !== 'start job') return { actions: [{ kind: 'claim', accepted }] }
   return { actions: [{ kind: 'claim', accepted, begins: true }, job] }
 }

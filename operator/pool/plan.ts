@@ -7,7 +7,7 @@ import { parseQuantity } from '../../crds/quantity.ts'
 import { covers } from '../kube/apply.ts'
 import type { ConditionChange } from '../kube/conditions.ts'
 import type { KubeObject, PersistentVolumeClaim, Pod, Service } from '../kube/objects.ts'
-import { conditionOf } from '../terms/conditions.ts'
+import { conditionOf, observedGeneration } from '../terms/conditions.ts'
 import { ACCEPTED_ANNOTATION, FINALIZER, MANAGER } from '../terms/names.ts'
 import { restOfQuiet } from '../terms/quiet.ts'
 import { POOL_REASONS, type PoolReason } from '../terms/reasons.ts'
@@ -51,7 +51,7 @@ function invalid(pool: DiskPool, { message }: InvalidSpecError): PoolPlan {
   const event = { type: 'Warning', reason: 'InvalidSpec', message } as const
   const change = {
     conditions: [condition(pool, 'Ready', 'False', 'InvalidSpec', message)],
-    fields: seen(pool),
+    fields: observedGeneration(pool),
   }
   return { actions: [{ kind: 'status', change, event }] }
 }
@@ -170,7 +170,7 @@ function report(observed: PoolObserved, pool: DiskPool, taken: string | undefine
     change: {
       conditions: [storage, server, ready],
       fields: {
-        ...seen(pool),
+        ...observedGeneration(pool),
         uri: uriOf(observed, pool),
         disks: disks.count,
         provisioned: disks.provisioned,
@@ -261,11 +261,7 @@ export function condition(
   reason: PoolReason,
   message: string = POOL_REASONS[reason].meaning,
 ): ConditionChange {
-  return { type, status, reason, message, ...seen(pool) }
-}
-
-function seen({ metadata: { generation } }: DiskPool) {
-  return generation === undefined ? {} : { observedGeneration: generation }
+  return { type, status, reason, message, ...observedGeneration(pool) }
 }
 
 /** All that a pool has goes with it by itself, but for its disks and their volume. */
@@ -279,7 +275,7 @@ function planDeletion({ pool, disks, isNamespaceTerminating, parsed }: PoolObser
     const message = `Waiting for ${count === 1 && snapshots === 0 ? 'the disk' : what} ${names.join(', ')}${more}. Delete ${all === 1 ? 'it' : 'them'}.`
     const change = {
       conditions: [condition(pool, 'Ready', 'False', 'Deleting', message)],
-      fields: { ...seen(pool), disks: disks.count, provisioned: disks.provisioned },
+      fields: { ...observedGeneration(pool), disks: disks.count, provisioned: disks.provisioned },
     }
     return { actions: [{ kind: 'status', change, event: { type: 'Warning', reason: 'Deleting', message } }] }
   }

@@ -3,6 +3,7 @@ import type { DiskPool } from '../../crds/diskpool.ts'
 import { API_GROUP_VERSION } from '../../crds/object.ts'
 import { ONDEMANDDISK_KIND } from '../../crds/ondemanddisk.ts'
 import type { PersistentVolumeClaim, Pod } from '../kube/objects.ts'
+import { conditionOf } from '../terms/conditions.ts'
 import { SPARES_PATH, spareJobName } from '../terms/names.ts'
 import { restOfQuiet } from '../terms/quiet.ts'
 import { spareKey } from '../terms/spares.ts'
@@ -85,8 +86,7 @@ export function sparesFailed(message: string): PoolAction {
 }
 
 function cured({ pool }: PoolObserved): PoolAction[] {
-  const isThere = pool.status?.conditions?.some(({ type }) => type === TYPE)
-  return isThere ? [{ kind: 'status', change: { removeConditions: [TYPE] } }] : []
+  return conditionOf(pool, TYPE) ? [{ kind: 'status', change: { removeConditions: [TYPE] } }] : []
 }
 
 /** As with disks: a Job that cannot reach the volume would only wait. */

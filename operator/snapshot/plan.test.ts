@@ -2,10 +2,9 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { type DiskSnapshot, parseDiskSnapshot } from '../../crds/disksnapshot.ts'
 import type { InvalidSpecError } from '../../crds/invalid-spec-error.ts'
-import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
-import type { SourceView } from '../disk/observed.ts'
+import type { SourceView } from '../disk/source.ts'
 import { ACCEPTED_ANNOTATION, FINALIZER, POOL_LABEL } from '../terms/names.ts'
-import { planSnapshot, type SnapshotObserved, viewDisk } from './plan.ts'
+import { planSnapshot, type SnapshotObserved } from './plan.ts'
 
 interface Given {
   readonly conditions?: readonly string[]
@@ -152,15 +151,4 @@ test('whatever is seen, nothing is released that an agent can still remove, and 
       },
     ),
   )
-})
-
-test.each([
-  [undefined, 'missing'],
-  [{ metadata: { deletionTimestamp: 'x' }, spec: {} }, 'not ready'],
-  [{ metadata: {}, spec: { mode: 'Temporary' } }, 'not ready'],
-  [{ metadata: {}, spec: { upstream: { uri: 'nbd://a' } } }, 'not ready'],
-  [{ metadata: {}, spec: {} }, 'not ready'],
-  [{ metadata: {}, spec: {}, status: { conditions: [{ type: 'Provisioned', status: 'True' }] } }, 'ready'],
-])('a disk %j is %s to it', (disk, state) => {
-  expect(viewDisk(disk as OnDemandDisk | undefined, 1).state).toBe(state)
 })

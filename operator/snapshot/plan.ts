@@ -1,12 +1,12 @@
 /** What is to be done for a snapshot, decided from what is seen of it, and from nothing else. */
 import { checkSnapshotTransition, type DiskSnapshot } from '../../crds/disksnapshot.ts'
 import { InvalidSpecError, orInvalid } from '../../crds/invalid-spec-error.ts'
-import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { quote } from '../../crds/quote.ts'
-import type { SourceView } from '../disk/observed.ts'
+import type { SourceView } from '../disk/source.ts'
 import type { ConditionChange, StatusChange } from '../kube/conditions.ts'
 import type { EventNote } from '../kube/events.ts'
 import type { Refusal } from '../terms/allotment.ts'
+import { conditionOf, observedGeneration } from '../terms/conditions.ts'
 import { ACCEPTED_ANNOTATION, FINALIZER, POOL_LABEL } from '../terms/names.ts'
 import { SNAPSHOT_REASONS, type SnapshotReason } from '../terms/reasons.ts'
 import { isAccepted } from '../terms/snapshots.ts'
@@ -141,7 +141,7 @@ function status(
   conditions: readonly ConditionChange[],
   fields: Readonly<Record<string, unknown>>,
 ): SnapshotAction {
-  return { kind: 'status', change: { conditions, fields: { ...generationOf(snapshot), ...fields } } }
+  return { kind: 'status', change: { conditions, fields: { ...observedGeneration(snapshot), ...fields } } }
 }
 
 function condition(
@@ -151,32 +151,5 @@ function condition(
   reason: SnapshotReason,
   message: string = SNAPSHOT_REASONS[reason].meaning,
 ): ConditionChange {
-  return { type, status: state, reason, message, ...generationOf(snapshot) }
-}
-
-function generationOf({ metadata: { generation } }: DiskSnapshot) {
-  return generation === undefined ? {} : { observedGeneration: generation }
-}
-
-function conditionOf({ status: state }: DiskSnapshot, type: string) {
-  return state?.conditions?.find(each => each.type === type)
-}
-
-/** What a disk is to a snapshot that wants to be of it. */
-export function viewDisk(disk: OnDemandDisk | undefined, size: number): SourceView {
-  if (disk === undefined) return { state: 'missing' }
-  const { metadata, spec, status: state } = disk
-  if (metadata.deletionTimestamp !== undefined) return { state: 'not ready', message: 'is being deleted.' }
-  if (spec.mode === 'Temporary' || spec.upstream !== undefined) {
-    return { state: 'not ready', message: 'has no data of its own, as it is Temporary or has an upstream.' }
-  }
-  const isMade = state?.conditions?.some(each => each.type === 'Provisioned' && each.status === 'True')
-  if (isMade !== true) return { state: 'not ready', message: 'is not made yet.' }
-  return {
-    state: 'ready',
-    uid: metadata.uid ?? '',
-    poolName: spec.poolName ?? 'default',
-    size: Math.max(size, state?.size ?? 0),
-    filesystem: state?.filesystem,
-  }
+  return { type, status: state, reason, message, ...observedGeneration(snapshot) }
 }

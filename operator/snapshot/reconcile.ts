@@ -3,6 +3,7 @@ import { type DiskSnapshot, parseDiskSnapshot } from '../../crds/disksnapshot.ts
 import { orInvalid } from '../../crds/invalid-spec-error.ts'
 import { viewPool } from '../disk/observe.ts'
 import { isStarted } from '../disk/places.ts'
+import { viewDisk } from '../disk/source.ts'
 import { writeStatus } from '../kube/conditions.ts'
 import type { ReconcileResult } from '../kube/controller.ts'
 import type { EventRecorder } from '../kube/events.ts'
@@ -13,7 +14,7 @@ import { SNAPSHOTS, type World } from '../pool/world.ts'
 import { snapshotRefusal } from '../terms/allotment.ts'
 import { ACCEPTED_ANNOTATION, FINALIZER, POOL_LABEL } from '../terms/names.ts'
 import { isAccepted } from '../terms/snapshots.ts'
-import { planSnapshot, type SnapshotAction, viewDisk } from './plan.ts'
+import { planSnapshot, type SnapshotAction } from './plan.ts'
 
 /** Looks at the snapshot of this key and does what is to be done. @throws KubeError */
 export async function reconcileSnapshot(

@@ -3,7 +3,8 @@ import type { DiskPool } from '../../crds/diskpool.ts'
 import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
 import type { Condition, OnDemandDisk } from '../../crds/ondemanddisk.ts'
 
-type WithConditions = Pick<DiskPool | DiskSnapshot | OnDemandDisk, 'status'>
+type OurObject = DiskPool | DiskSnapshot | OnDemandDisk
+type WithConditions = Pick<OurObject, 'status'>
 
 export function conditionOf({ status }: WithConditions, type: string): Condition | undefined {
   return status?.conditions?.find(condition => condition.type === type)
@@ -11,4 +12,9 @@ export function conditionOf({ status }: WithConditions, type: string): Condition
 
 export function isTrue(object: WithConditions, type: string): boolean {
   return conditionOf(object, type)?.status === 'True'
+}
+
+/** Which generation of its spec has been seen of an object; nothing where it has none. */
+export function observedGeneration({ metadata: { generation } }: Pick<OurObject, 'metadata'>) {
+  return generation === undefined ? {} : { observedGeneration: generation }
 }

@@ -1,5 +1,6 @@
 /** When a disk is ready, told by whoever sees it first. */
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
+import { conditionOf, isTrue, observedGeneration } from './conditions.ts'
 import { DISK_REASONS } from './reasons.ts'
 
 /**
@@ -7,22 +8,18 @@ import { DISK_REASONS } from './reasons.ts'
  * stroke, that the disk is exported and that it is ready, in the operator's own words: that saves each new disk a write.
  * Undefined: not for this state of the disk.
  */
-export function readyWhenExported({ metadata: { generation }, status }: OnDemandDisk) {
-  const find = (wanted: string) => status?.conditions?.find(({ type }) => type === wanted)
-  const ready = find('Ready')
-  const isDone = find('Provisioned')?.status === 'True'
-  if (!isDone || ready?.reason !== 'WaitingForServer' || ready.observedGeneration !== generation) {
-    return undefined
-  }
-  return readyNow(generation)
+export function readyWhenExported(disk: OnDemandDisk) {
+  const ready = conditionOf(disk, 'Ready')
+  if (!isTrue(disk, 'Provisioned') || ready?.reason !== 'WaitingForServer') return undefined
+  return ready.observedGeneration === disk.metadata.generation ? readyNow(disk) : undefined
 }
 
 /** The operator's word that a disk can be used. */
-export const readyNow = (generation: number | undefined) =>
+export const readyNow = (disk: OnDemandDisk) =>
   ({
     type: 'Ready',
     status: 'True',
     reason: 'Ready',
     message: DISK_REASONS.Ready.meaning,
-    ...(generation !== undefined && { observedGeneration: generation }),
+    ...observedGeneration(disk),
   }) as const

@@ -21,7 +21,7 @@ import { openDevice } from '../fuse/mount.ts'
 import { CLIENT_OPTIONS } from '../fuse/nbd-disk.ts'
 import { newState } from '../fuse/session.ts'
 import { mountDetached } from '../linux/detached-mount.ts'
-import { codeOf } from '../linux/errno.ts'
+import { codeOf, toError } from '../linux/errno.ts'
 import { configureLoop, freeLoopDevice, refreshLoopSize } from '../linux/loop.ts'
 import { becomeIoFlusher } from '../linux/process.ts'
 import { isWithdrawn } from './attached-disk.ts'
@@ -199,7 +199,7 @@ try {
   await run()
   process.exit(0)
 } catch (error) {
-  const message = error instanceof Error ? error.message : String(error)
+  const message = toError(error).message
   log(3, message)
   try {
     writeSync(REPORT, `${JSON.stringify({ code: codeOf(error) ?? 'EIO', message })}\n`)

@@ -1,15 +1,15 @@
 /** `ondemand-disk make`: makes what a manifest declares, if it is not there, and ends. */
 import { readFile, writeFile } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
-import { InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
+import { hasFile, InvalidSpecError, type OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { OnStep } from '../backends/disks/create.ts'
 import { type DiskDirectory, openDiskDirectory } from '../backends/disks/directory.ts'
 import { RecipeError } from '../backends/disks/errors.ts'
 import { checkSize, type PreparedRecipe, prepareRecipe } from '../backends/disks/recipe.ts'
 import { lookUp, makeDirectory, syncDirectory } from '../backends/disks/records.ts'
-import { hasFile, recipeOf, recipeProblem } from '../exports/declared-recipe.ts'
+import { recipeOf, recipeProblem } from '../exports/declared-recipe.ts'
 import { parseManifest } from '../exports/manifest-file.ts'
-import { codeOf } from '../linux/errno.ts'
+import { codeOf, toError } from '../linux/errno.ts'
 import { MAKE_OPTIONS } from './make-options.ts'
 import { parseOptions, UsageError } from './options.ts'
 import { bounded, printable } from './printable.ts'
@@ -160,7 +160,7 @@ async function missingOf(dir: string, names: readonly string[]): Promise<string[
 
 async function leaveMessage(file: string | undefined, error: unknown): Promise<void> {
   if (file === undefined) return
-  const message = error instanceof Error ? error.message : String(error)
+  const message = toError(error).message
   await writeFile(file, bounded(printable(message), MAX_MESSAGE)).catch((problem: unknown) => {
     process.stderr.write(`ondemand-disk: --message-file: ${file} cannot be written: ${codeOf(problem)}\n`)
   })

@@ -5,7 +5,7 @@ import { isAbsolute, normalize } from 'node:path'
 import { closeDescriptor, openDescriptor, statDescriptor } from '../backends/disks/descriptors.ts'
 import { SPACE_PROBLEMS } from '../backends/disks/errors.ts'
 import type { PointCopy } from '../backends/file/point-copy.ts'
-import { codeOf } from '../linux/errno.ts'
+import { codeOf, toError } from '../linux/errno.ts'
 import { RequestError } from './unix-http.ts'
 
 /** Who can copy a declared disk. */
@@ -85,6 +85,6 @@ function problem(error: unknown, what: string): RequestError {
   if (code in SPACE_PROBLEMS) {
     return new RequestError(507, `No space is left for the copy (${code}).`, { cause: error })
   }
-  const reason = error instanceof Error ? error.message : String(error)
+  const reason = toError(error).message
   return new RequestError(STATUS[code] ?? 409, `${what}: ${reason}`, { cause: error })
 }

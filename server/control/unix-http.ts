@@ -4,6 +4,7 @@
  */
 import { chmod } from 'node:fs/promises'
 import { createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http'
+import { toError } from '../linux/errno.ts'
 import { listenReason } from '../linux/reasons.ts'
 import { removeStaleSocket } from '../linux/stale-socket.ts'
 
@@ -118,7 +119,7 @@ async function answer(
     if (gone.signal.aborted) return
     const status = error instanceof RequestError ? error.status : 500
     if (status === 500) onError(error)
-    send(response, status, { message: error instanceof Error ? error.message : String(error) })
+    send(response, status, { message: toError(error).message })
   }
 }
 

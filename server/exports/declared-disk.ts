@@ -1,23 +1,28 @@
 /** One disk that a manifest declares: made when it is missing, grown when it is too small, served on its manifest's terms. */
 import { join } from 'node:path'
-import { isDeepStrictEqual } from 'node:util'
 import { compileAccessRules } from '../../crds/access-rules.ts'
-import type { ObjectMeta, OnDemandDisk, OnDemandDiskSpec } from '../../crds/ondemanddisk.ts'
+import {
+  hasFile,
+  type ObjectMeta,
+  type OnDemandDisk,
+  type OnDemandDiskSpec,
+} from '../../crds/ondemanddisk.ts'
 import { quote } from '../../crds/quote.ts'
 import type { Backend, LayeredBackend } from '../backends/backend.ts'
 import type { DiskDirectory } from '../backends/disks/directory.ts'
 import { createDisksBackend, type DisksBackend } from '../backends/disks/disks.ts'
 import { NoSuchDiskError, RecipeError } from '../backends/disks/errors.ts'
 import { canGrow, growDisk } from '../backends/disks/grow.ts'
-import { type PreparedRecipe, prepareRecipe, type Recipe } from '../backends/disks/recipe.ts'
+import { type PreparedRecipe, prepareRecipe } from '../backends/disks/recipe.ts'
 import { lookUp } from '../backends/disks/records.ts'
 import type { Slots } from '../backends/disks/slots.ts'
 import type { Staging } from '../backends/disks/staging.ts'
 import type { PointCopy } from '../backends/file/point-copy.ts'
 import { fillIn } from '../backends/layer.ts'
 import { createTemporaryBackend } from '../backends/temporary/temporary.ts'
+import { toError } from '../linux/errno.ts'
 import type { DeclaredFiles } from './declared-files.ts'
-import { hasFile, recipeOf, recipeProblem } from './declared-recipe.ts'
+import { areMadeAlike, failing, recipeOf, recipeProblem } from './declared-recipe.ts'
 import { type Export, ExportRefusal } from './export.ts'
 
 type LogLine = (fields: Readonly<Record<string, unknown>>, message: string) => void
@@ -38,19 +43,6 @@ export interface DeclaredOptions {
   /** Told when a disk's report has changed, or the disk is gone. */
   readonly changed?: (exportName: string) => void
   readonly log: { readonly error: LogLine; readonly info: LogLine }
-}
-
-/** A disk that exists is served also where it could not be made; one that has to be made then says why it cannot be. */
-const failing = (reason: string): Recipe => ({
-  command: 'printf "%s\\n" "$reason" >&2; exit 1',
-  variables: { reason },
-})
-
-/** Are these made in the same way? All other fields are terms of the export, which hold at once. */
-function areMadeAlike(one: OnDemandDiskSpec | undefined, other: OnDemandDiskSpec): boolean {
-  if (one === undefined) return false
-  const keys = ['mode', 'size', 'filesystem', 'command', 'variables', 'upstream'] as const
-  return keys.every(key => isDeepStrictEqual(one[key], other[key]))
 }
 
 /** What this server cannot do, though the object is valid. */
@@ -270,7 +262,7 @@ export class DeclaredDisk {
       await files.mark(this.#fileName)
     } catch (error) {
       // Until the server ends the file is known without it.
-      const reason = error instanceof Error ? error.message : String(error)
+      const reason = toError(error).message
       log.error({ export: this.name, reason }, 'Declared disk cannot be marked as one')
     }
   }
@@ -291,7 +283,7 @@ export class DeclaredDisk {
 
   #failed(error: unknown, isFinal: boolean): void {
     if (this.#stopping.signal.aborted) return
-    const reason = error instanceof Error ? error.message : String(error)
+    const reason = toError(error).message
     if (isFinal) this.#ownProblem = reason
     this.#report(reason)
   }

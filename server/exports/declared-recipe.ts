@@ -1,4 +1,5 @@
 /** How a declared disk is made, as its spec says it. */
+import { isDeepStrictEqual } from 'node:util'
 import type { OnDemandDiskSpec } from '../../crds/ondemanddisk.ts'
 import type { RecipeError, RecipeOption } from '../backends/disks/errors.ts'
 import type { Recipe } from '../backends/disks/recipe.ts'
@@ -30,6 +31,15 @@ export function recipeProblem({ option, problem }: RecipeError): string {
   return `${FIELDS[option]}: ${problem}.`
 }
 
-/** Is the disk a file of the directory? That never changes. */
-export const hasFile = ({ mode, upstream }: OnDemandDiskSpec) =>
-  mode === 'Persistent' && upstream === undefined
+/** Are these made in the same way? All other fields are terms of the export, which hold at once. */
+export function areMadeAlike(one: OnDemandDiskSpec | undefined, other: OnDemandDiskSpec): boolean {
+  if (one === undefined) return false
+  const keys = ['mode', 'size', 'filesystem', 'command', 'variables', 'upstream'] as const
+  return keys.every(key => isDeepStrictEqual(one[key], other[key]))
+}
+
+/** A disk that exists is served also where it could not be made; one that has to be made then says why it cannot be. */
+export const failing = (reason: string): Recipe => ({
+  command: 'printf "%s\\n" "$reason" >&2; exit 1',
+  variables: { reason },
+})

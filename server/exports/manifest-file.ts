@@ -4,6 +4,7 @@ import { setImmediate as yieldToEventLoop } from 'node:timers/promises'
 import type { Composer, Document, Parser } from 'yaml'
 import { type NameRules, parseExportName } from '../../crds/export-name.ts'
 import { InvalidSpecError, type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
+import { toError } from '../linux/errno.ts'
 
 /** What one document of a file says. */
 export interface ManifestDocument {
@@ -118,7 +119,7 @@ function describeYaml(
     return { ...broken, ...identify(value, names) }
   } catch (error) {
     // Too many aliases, or nested deeper than the stack.
-    const reason = error instanceof Error ? error.message : String(error)
+    const reason = toError(error).message
     return unreadable(`Line ${line}: the YAML cannot be used. ${reason}.`, line, error)
   }
 }

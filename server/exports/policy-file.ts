@@ -1,5 +1,6 @@
 /** A policy in a file, followed while it changes. */
 import { open, stat } from 'node:fs/promises'
+import { codeOf, toError } from '../linux/errno.ts'
 import { NOBODY, type Policy, PolicyError, parsePolicy } from './policy.ts'
 
 export interface PolicyFileOptions {
@@ -44,8 +45,8 @@ export async function followPolicy(path: string, options: PolicyFileOptions): Pr
       reported = ''
       onChange(policy)
     } catch (error) {
-      const isMissing = (error as NodeJS.ErrnoException).code === 'ENOENT'
-      const reason = isMissing ? 'The file is gone.' : error instanceof Error ? error.message : String(error)
+      const isMissing = codeOf(error) === 'ENOENT'
+      const reason = isMissing ? 'The file is gone.' : toError(error).message
       if (reason === reported) return
       const isFirst = reported === '' && signature === ''
       reported = reason
