@@ -3,6 +3,7 @@
  * by one, and a server that is quicker than its client answers them one by one, with a wake-up and a send for
  * each: most of what a small request costs. A few microseconds later there are several, and all share these.
  */
+import { Trial } from '../linux/trial.ts'
 
 /**
  * How long to wait, in microseconds: less than a request takes in all. Requests that bring data keep their client busy
@@ -12,12 +13,10 @@ export const WAIT_US = 40
 export const WAIT_WITH_DATA_US = 25
 /** Bytes that a request has to bring on average to count as one with data. */
 const WITH_DATA = 512
-/** Requests that have to come at a time, on average, for the wait to be worth it. */
+/** Requests that have to come at a time, on average, for the wait to pay. */
 const WORTH = 6
-/** Batches over which that average is taken: while it is tried, and once it has proved right. */
-const [TRIAL, TERM] = [16, 256]
-/** Batches until the next trial after one that failed: doubled each time, up to the last. */
-const [FIRST_PAUSE, LAST_PAUSE] = [64, 16_384]
+/** Batches until the first trial. */
+const FIRST_PAUSE = 64
 /** Batches that are further apart than this, in ms on average, are those of a client that asks now and then. */
 const BUSY_MS = 0.15
 
@@ -31,7 +30,7 @@ export class Gathering {
   #batches = 0
   #requests = 0
   #bytes = 0
-  #pause = FIRST_PAUSE
+  readonly #trial = new Trial(FIRST_PAUSE)
   #untilJudged = FIRST_PAUSE
   #since = 0
 
@@ -50,21 +49,16 @@ export class Gathering {
   }
 
   #judge(): void {
-    if (this.#requests >= WORTH * this.#batches) {
-      this.#pause = FIRST_PAUSE
-      this.#untilJudged = TERM
-      this.#wait()
-    } else {
-      this.micros = 0
-      this.#untilJudged = this.#pause
-      this.#pause = Math.min(2 * this.#pause, LAST_PAUSE)
-    }
+    const hasPaid = this.#requests >= WORTH * this.#batches
+    this.#untilJudged = this.#trial.judge(hasPaid)
+    if (hasPaid) this.#wait()
+    else this.micros = 0
   }
 
   #consider(now: number): void {
     if (now - this.#since > BUSY_MS * this.#batches) return
     this.#wait()
-    this.#untilJudged = TRIAL
+    this.#untilJudged = this.#trial.begin()
   }
 
   #wait(): void {

@@ -2,17 +2,16 @@
  * Whether to look for an answer for some microseconds in place of going to sleep. To sleep and to be woken up costs a
  * caller with one request under way more than everything else that the request does, where the server is near.
  */
+import { Trial } from './trial.ts'
 
 /** How long an answer is looked for, in ms: about what two wake-ups cost. */
 const LINGER_MS = 0.08
 /** For how long requests may be looked for one after the other before anything else has its turn, in ms. */
 export const LINGER_TURN_MS = 1
-/** Requests over which it is judged: while it is tried, and once it has proved right. */
-const [TRIAL, TERM] = [16, 256]
-/** Of these, the part that has to be answered in time. */
+/** The part of the requests that has to be answered in time for it to pay. */
 const WORTH = 0.75
-/** Requests until the next trial after one that failed: doubled each time, up to the last. */
-const [FIRST_PAUSE, LAST_PAUSE] = [32, 16_384]
+/** Requests until the first trial. */
+const FIRST_PAUSE = 32
 
 /** Those who might keep each other waiting, and who of them had the last turn: only one that has it again may linger. */
 export interface Lingerers {
@@ -23,10 +22,9 @@ export interface Lingerers {
 export class Lingering {
   readonly #all: Lingerers
   readonly #ms: number
-  #isOn = false
+  readonly #trial = new Trial(FIRST_PAUSE)
   #requests = 0
   #answered = 0
-  #pause = FIRST_PAUSE
   #untilJudged = FIRST_PAUSE
 
   /** `ms`: how long an answer is looked for. */
@@ -41,7 +39,7 @@ export class Lingering {
     this.#all.last = this
     this.#requests++
     if (this.#requests > this.#untilJudged) this.#judge()
-    return this.#isOn && isAlone ? performance.now() + this.#ms : 0
+    return this.#trial.isOn && isAlone ? performance.now() + this.#ms : 0
   }
 
   /** There was nothing to look for this time, but those who look must not keep this one waiting. */
@@ -56,15 +54,7 @@ export class Lingering {
 
   #judge(): void {
     const hasPaid = this.#answered >= WORTH * this.#untilJudged
-    if (hasPaid) this.#pause = FIRST_PAUSE
-    if (this.#isOn && !hasPaid) {
-      this.#isOn = false
-      this.#untilJudged = this.#pause
-      this.#pause = Math.min(2 * this.#pause, LAST_PAUSE)
-    } else {
-      this.#untilJudged = this.#isOn ? TERM : TRIAL
-      this.#isOn = true
-    }
+    this.#untilJudged = this.#trial.isOn ? this.#trial.judge(hasPaid) : this.#trial.begin()
     this.#requests = 1
     this.#answered = 0
   }
