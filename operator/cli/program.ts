@@ -1,7 +1,7 @@
 /** What every command of the operator does around its own work: connect, count, answer probes, end in order. */
 import packageJson from '../../package.json' with { type: 'json' }
 import { createLog, type Log } from '../../server/cli/log.ts'
-import type { LogLevel } from '../../server/cli/serve-option-table.ts'
+import type { LogLevel } from '../../server/cli/program-options.ts'
 import type { TcpAddress } from '../../server/linux/listen-address.ts'
 import type { Readiness } from '../../server/metrics/endpoint.ts'
 import type { Family } from '../../server/metrics/exposition.ts'

@@ -1,11 +1,10 @@
 import { parseChoice, parseDuration } from './option-values.ts'
 import type { OptionTable } from './options.ts'
-import { LOG_LEVELS } from './serve-option-table.ts'
+import { HELP, LOG_LEVEL, VERSION } from './program-options.ts'
 
 const FILE = 'File'
 const DEVICE = 'Device'
 const SERVER = 'Server'
-const PROGRAM = 'Program'
 
 const ALLOW_OTHER = ['on', 'off', 'auto'] as const
 
@@ -17,18 +16,6 @@ const DEAD_AFTER = {
   shownDefault: 'never',
   parse: parseDuration,
 } as const
-
-const LOG_LEVEL = {
-  group: PROGRAM,
-  kind: 'text',
-  placeholder: 'LEVEL',
-  help: `Least important lines to log: ${LOG_LEVELS.join(', ')}.`,
-  default: 'info',
-  parse: parseChoice(LOG_LEVELS),
-} as const
-
-const HELP = { group: PROGRAM, kind: 'flag', short: 'h', help: 'Show this text.' } as const
-const VERSION = { group: PROGRAM, kind: 'flag', help: 'Show the version.' } as const
 
 /** The options of `ondemand-disk fuse`, in the order in which `--help` shows them. */
 export const FUSE_OPTIONS = {

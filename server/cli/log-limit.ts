@@ -1,6 +1,6 @@
 import type { Log, LogFields } from './log.ts'
 import { bounded } from './printable.ts'
-import { LOG_LEVELS, type LogLevel } from './serve-option-table.ts'
+import { LOG_LEVELS, type LogLevel } from './program-options.ts'
 
 /** Bounds of a limited log; the defaults are for warnings that a client can cause at will. */
 export interface LogLimits {

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { createLog, type Log } from './log.ts'
-import type { LogLevel } from './serve-option-table.ts'
+import type { LogLevel } from './program-options.ts'
 
 let directory: string
 let path: string

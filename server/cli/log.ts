@@ -1,7 +1,7 @@
 import { pino } from 'pino'
 import { createLogWriter } from './log-writer.ts'
 import { bounded, printable } from './printable.ts'
-import type { LogLevel } from './serve-option-table.ts'
+import type { LogLevel } from './program-options.ts'
 
 /** What a line says beside its message. Strings may come from clients: they are bounded and escaped here. */
 export type LogFields = Readonly<Record<string, unknown>>

@@ -1,11 +1,11 @@
 import { parseCount, parseDuration, parseText } from './option-values.ts'
 import type { OptionTable } from './options.ts'
+import { HELP, PROGRAM, VERSION } from './program-options.ts'
 
 /** Most spares that are made in one go: the most that a pool can ask for. */
 export const MAX_SPARES = 100
 
 const DISK = 'Disk'
-const PROGRAM = 'Program'
 
 /** The options of `ondemand-disk make`, in the order in which `--help` shows them. */
 export const MAKE_OPTIONS = {
@@ -45,15 +45,6 @@ export const MAKE_OPTIONS = {
     help: 'Write the reason of a failure there, too, such as to /dev/termination-log.',
     parse: parseText,
   },
-  help: {
-    group: PROGRAM,
-    kind: 'flag',
-    short: 'h',
-    help: 'Show this text.',
-  },
-  version: {
-    group: PROGRAM,
-    kind: 'flag',
-    help: 'Show the version.',
-  },
+  help: HELP,
+  version: VERSION,
 } as const satisfies OptionTable

@@ -12,9 +12,7 @@ import {
   parseVariable,
 } from './option-values.ts'
 import type { OptionTable } from './options.ts'
-
-export const LOG_LEVELS = ['error', 'warn', 'info', 'debug'] as const
-export type LogLevel = (typeof LOG_LEVELS)[number]
+import { HELP, LOG_LEVEL, PROGRAM, VERSION } from './program-options.ts'
 
 const MAX_COUNT = 1_000_000
 const MAX_IOPS = 1_000_000_000
@@ -24,7 +22,6 @@ const UPSTREAM = 'Backends'
 const LISTENING = 'Listening'
 const CLIENTS = 'Clients'
 const TLS = 'TLS'
-const PROGRAM = 'Program'
 
 /** The options of `ondemand-disk serve`, in the order in which `--help` shows them. */
 export const SERVE_OPTIONS = {
@@ -345,23 +342,7 @@ export const SERVE_OPTIONS = {
     help: 'Unix socket at which programs of the same user see who uses which disk, and can have --disks read at once.',
     parse: parseSocketPath,
   },
-  'log-level': {
-    group: PROGRAM,
-    kind: 'text',
-    placeholder: 'LEVEL',
-    help: `Least important lines to log: ${LOG_LEVELS.join(', ')}.`,
-    default: 'info',
-    parse: parseChoice(LOG_LEVELS),
-  },
-  help: {
-    group: PROGRAM,
-    kind: 'flag',
-    short: 'h',
-    help: 'Show this text.',
-  },
-  version: {
-    group: PROGRAM,
-    kind: 'flag',
-    help: 'Show the version.',
-  },
+  'log-level': LOG_LEVEL,
+  help: HELP,
+  version: VERSION,
 } as const satisfies OptionTable

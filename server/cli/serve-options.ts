@@ -6,7 +6,8 @@ import type { RateLimits } from '../access/rate-limit.ts'
 import type { NbdUri } from '../client/uri.ts'
 import type { TcpAddress } from '../linux/listen-address.ts'
 import { type Parsed, parseOptions, REST, UsageError } from './options.ts'
-import { type LogLevel, SERVE_OPTIONS } from './serve-option-table.ts'
+import type { LogLevel } from './program-options.ts'
+import { SERVE_OPTIONS } from './serve-option-table.ts'
 
 /** What a new disk holds. */
 export type DiskContent =
