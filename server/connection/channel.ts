@@ -33,12 +33,18 @@ const areaAddress = addressOf(area)
 /** Where a message's head is received, and little of its data to copy, while the receiver expects large data. */
 const headArea = area.subarray(0, 16 * 2 ** 10)
 
+/** TLS takes everything at once and hands it on later, so that only more than this means a slow client. Bytes. */
+const TLS_BACKLOG = 256 * 2 ** 10
+/** How long a client may take to read our last bytes, in ms. */
+const CLOSE_TIMEOUT_MS = 5000
+
 /** Who was the last to wait for more requests, and when, in ms. */
 let napper: Channel | undefined
 let nappedAt = 0
-const lingerers: Lingerers = { last: undefined }
 /** How long the wait of one connection serves the others too, in ms. */
 const NAP_SERVES_MS = 0.1
+/** All connections: one that looks for its next request keeps the others waiting. */
+const lingerers: Lingerers = { last: undefined }
 
 export class Channel {
   readonly fd: number
@@ -153,6 +159,11 @@ export class Channel {
     return this.#socket.destroyed ? 'gone' : peerState(this.fd)
   }
 
+  /** The connection is encrypted. */
+  get isSecured(): boolean {
+    return this.#secured !== undefined
+  }
+
   get ended(): boolean {
     return this.#ended
   }
@@ -171,12 +182,7 @@ export class Channel {
     if (!this.#send(bytes, start, end, addressOf(bytes), owner)) owner.release()
   }
 
-  /** The connection is encrypted. */
-  get isSecured(): boolean {
-    return this.#secured !== undefined
-  }
-
-  /** The same for a reply whose bytes are in a passage. */
+  /** Sends a reply whose bytes are in a passage, and releases its owner when the socket has taken them. */
   sendPassage(reply: PassingReply): void {
     this.#passing.send(this.#socket, reply)
   }
@@ -331,7 +337,7 @@ export class Channel {
   /** Could the next request be there in a moment? */
   get #mayLinger(): boolean {
     const receiver = this.#receiver
-    if (!receiver?.isDone || receiver.blocked || this.#leftover !== undefined) return false
+    if (!receiver?.expectsMore || receiver.blocked || this.#leftover !== undefined) return false
     return !this.#closing && this.#secured === undefined && !this.congested
   }
 
@@ -390,8 +396,3 @@ export class Channel {
     else if (this.#socket.isPaused()) this.#socket.resume()
   }
 }
-
-/** TLS takes everything at once and hands it on later, so that only more than this means a slow client. Bytes. */
-const TLS_BACKLOG = 256 * 2 ** 10
-/** How long a client may take to read our last bytes, in ms. */
-const CLOSE_TIMEOUT_MS = 5000

@@ -1,6 +1,6 @@
 /** Which large reads are left to threads. */
 import { expect, test } from 'vitest'
-import { hasNoMoreReads, isLeftToThreads } from './large-read.ts'
+import { forgetReader, isLeftToThreads } from './large-read.ts'
 
 const [KIB, MIB] = [2 ** 10, 2 ** 20]
 
@@ -12,7 +12,7 @@ test('A large read is left to threads where others are behind it or under way, u
   expect(isLeftToThreads(reader, 128 * KIB - 1, true, 0, 0)).toBe(false)
   expect(isLeftToThreads(reader, MIB, true, 2 * MIB - 1, 0)).toBe(true)
   expect(isLeftToThreads(reader, MIB, true, 2 * MIB, 0)).toBe(false)
-  hasNoMoreReads(reader)
+  forgetReader(reader)
 })
 
 test('Where two connections have large reads neither leaves them to threads, and 100 ms after that it does', () => {
@@ -26,10 +26,10 @@ test('Where two connections have large reads neither leaves them to threads, and
   // Small reads of another do not count.
   expect(isLeftToThreads(two, 4 * KIB, true, 0, 1160)).toBe(false)
   expect(isLeft(one, 1161)).toBe(true)
-  hasNoMoreReads(two)
+  forgetReader(two)
   expect(isLeft(one, 1162)).toBe(true)
-  hasNoMoreReads(one)
+  forgetReader(one)
   // The connection before has ended: the next is alone.
   expect(isLeft(two, 1163)).toBe(true)
-  hasNoMoreReads(two)
+  forgetReader(two)
 })

@@ -49,7 +49,7 @@ export function isLeftToThreads(
 }
 
 /** The connection is over: it does not share the processors any more. */
-export function hasNoMoreReads(connection: object): void {
+export function forgetReader(connection: object): void {
   if (latest === connection) latest = undefined
 }
 

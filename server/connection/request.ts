@@ -19,7 +19,7 @@ export interface RequestOwner {
   returned(bytes: number): void
 }
 
-/** Ends a WRITE whose payload will never arrive in full. */
+/** What the client was still to send, or to get, comes to nothing. */
 export class ClientGone extends Error {
   override readonly name = 'ClientGone'
   readonly code = 'ESHUTDOWN'

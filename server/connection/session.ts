@@ -14,7 +14,8 @@ import { OldstyleHandshake } from './oldstyle.ts'
 import type { OpenedExport } from './open-export.ts'
 import type { NegotiationState } from './options.ts'
 import type { Client } from './peer.ts'
-import { AccessRevoked, exportRefusalReason, HandshakeTimeout, handshakeRefusalReason } from './refusals.ts'
+import { exportRefusalReason, HandshakeTimeout, handshakeRefusalReason } from './refusals.ts'
+import { ClientGone } from './request.ts'
 import { Transmission } from './transmission.ts'
 
 type LogLine = (fields: Readonly<Record<string, unknown>>, message: string) => void
@@ -256,7 +257,7 @@ export class Session {
 
   #socketClosed(): void {
     this.#stopClock()
-    this.#gone.abort(new AccessRevoked('The client has gone.'))
+    this.#gone.abort(new ClientGone('The client has gone.'))
     this.#socketIsClosed = true
     this.#endWhenDone()
   }

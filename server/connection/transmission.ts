@@ -13,7 +13,7 @@ import { bytesLent, HEADER_ROOM, MAX_DATA, takeBuffer } from './buffers.ts'
 import { BulkRead } from './bulk-read.ts'
 import type { Channel } from './channel.ts'
 import { Gathering } from './gathering.ts'
-import { hasNoMoreReads, isLeftToThreads, offerPassage, sendFinished } from './large-read.ts'
+import { forgetReader, isLeftToThreads, offerPassage, sendFinished } from './large-read.ts'
 import { type OpenedDisk, transmissionFlags } from './opened-disk.ts'
 import { startOperation } from './operations.ts'
 import { outbox, outboxIsFull, sendOutbox } from './outbox.ts'
@@ -50,7 +50,7 @@ export class Transmission implements Receiver, PayloadOwner {
   #isReceiving = false
   readonly #turn = new Turn()
   readonly gathering = new Gathering()
-  isDone = false
+  expectsMore = false
   #stopping = false
   /** No further request will be served: DISC, end of stream, or the server's own decision. */
   #hungUp = false
@@ -131,7 +131,7 @@ export class Transmission implements Receiver, PayloadOwner {
     }
     // Some clients send the header of a WRITE and its data apart.
     const isAwaited = this.#waiting === (this.payload.left > 0 ? 1 : 0)
-    this.isDone = this.#turn.requests <= 1 && isAwaited && at === end
+    this.expectsMore = this.#turn.requests <= 1 && isAwaited && at === end
     this.gathering.note(this.#turn.requests, at - start, this.#parsed.startedAt)
     if (this.#turn.isOver) this.#schedule()
     if (this.#hungUp) this.#endWhenIdle()
@@ -390,7 +390,7 @@ export class Transmission implements Receiver, PayloadOwner {
       return
     }
     this.#ended = true
-    hasNoMoreReads(this)
+    forgetReader(this)
     this.#channel.close()
     this.#events.ended(this.#error)
   }
