@@ -26,8 +26,8 @@ function parseServices(text: string): readonly CsiService[] {
   throw new UsageError(`There is no service ${quote(unknown)}. There are: ${SERVICES.join(', ')}.`)
 }
 
-/** CSI's bound of an id. */
-const MAX_NODE_ID = 128
+/** CSI's bound of a node's id: twice that of other texts, so that every name of a node is one. */
+const MAX_NODE_ID = 256
 
 function parseNodeId(text: string): string {
   if (text !== '' && Buffer.byteLength(text) <= MAX_NODE_ID) return text
