@@ -51,15 +51,20 @@ const api = (method, path) =>
       .end()
   })
 
-/** All objects of a kind in the namespaces that the operator looks after; none where there is no such kind. */
+/**
+ * The first objects of a kind in the namespaces that the operator looks after, and how many there are beside; none where
+ * there is no such kind. All of them might be more than this pod may keep.
+ */
 const list = async plural => {
   const path = WATCH_NAMESPACE ? `${GROUP}/namespaces/${WATCH_NAMESPACE}/${plural}` : `${GROUP}/${plural}`
-  return (await api('GET', path))?.items ?? []
+  const { items = [], metadata } = (await api('GET', `${path}?limit=${TOLD + 1}`)) ?? {}
+  return { items, rest: metadata?.remainingItemCount ?? 0 }
 }
 
-const told = objects => {
+const told = (objects, rest) => {
   const names = objects.slice(0, TOLD).map(({ metadata }) => `${metadata.namespace}/${metadata.name}`)
-  return `${names.join(', ')}${objects.length > TOLD ? ` and ${objects.length - TOLD} more` : ''}`
+  const more = objects.length - names.length + rest
+  return `${names.join(', ')}${more > 0 ? ` and ${more} more` : ''}`
 }
 
 const HOW = 'or upgrade the release with uninstall.allowWithDisks=true to leave them as they are.'
@@ -67,14 +72,16 @@ const HOW = 'or upgrade the release with uninstall.allowWithDisks=true to leave 
 /** Refuses while there are disks or pools; the release's own pool, when it is empty, goes first. */
 async function uninstall() {
   if (ALLOW_WITH_DISKS === 'true') return 'Whatever disks and pools there are stay as they are.'
-  const disks = await list('ondemanddisks')
-  if (disks.length > 0) throw new Error(`Disks are left: ${told(disks)}. Delete them first, ${HOW}`)
-  const snapshots = await list('disksnapshots')
-  if (snapshots.length > 0)
-    throw new Error(`Snapshots are left: ${told(snapshots)}. Delete them first, ${HOW}`)
   const isOwn = ({ metadata }) => metadata.namespace === POOL_NAMESPACE && metadata.name === POOL
-  const pools = (await list('diskpools')).filter(pool => !isOwn(pool))
-  if (pools.length > 0) throw new Error(`Pools are left: ${told(pools)}. Delete them first, ${HOW}`)
+  for (const [plural, what] of [
+    ['ondemanddisks', 'Disks'],
+    ['disksnapshots', 'Snapshots'],
+    ['diskpools', 'Pools'],
+  ]) {
+    const { items, rest } = await list(plural)
+    const left = plural === 'diskpools' ? items.filter(pool => !isOwn(pool)) : items
+    if (left.length > 0) throw new Error(`${what} are left: ${told(left, rest)}. Delete them first, ${HOW}`)
+  }
   if (POOL) {
     const path = `${GROUP}/namespaces/${POOL_NAMESPACE}/diskpools/${POOL}`
     await api('DELETE', path)
