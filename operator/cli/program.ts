@@ -17,6 +17,8 @@ import { tokenBucket } from '../kube/rate-limiter.ts'
 /** What a command works with. */
 export interface Connected {
   readonly client: KubeClient
+  /** For the Lease: its requests wait neither for `kube-api-qps` nor for a connection that others have. */
+  readonly urgent: KubeClient
   readonly clientMeter: ClientMeter
   /** Host and port of the API server. */
   readonly host: string
@@ -41,22 +43,30 @@ export async function connect(command: string, options: ConnectOptions): Promise
   const log = createLog(options['log-level'], 2, process.stderr.isTTY)
   const cluster = await findCluster(options.kubeconfig)
   const transport = httpTransport(cluster)
+  const urgentTransport = httpTransport(cluster)
   const meter = clientMeter()
   const qps = options['kube-api-qps'] ?? 0
-  const client = createClient({
-    transport: transport.send,
+  const terms = {
     onAnswer: meter.onAnswer,
     userAgent: `ondemand-disk-operator/${packageJson.version} (${command})`,
+  }
+  const client = createClient({
+    ...terms,
+    transport: transport.send,
     ...(qps > 0 && { limiter: tokenBucket(qps, 2 * qps) }),
   })
   log.info({ server: cluster.server.href }, 'Using this API server')
   return {
     client,
+    urgent: createClient({ ...terms, transport: urgentTransport.send }),
     clientMeter: meter,
     host: cluster.server.host,
     ownNamespace: cluster.namespace,
     log,
-    close: () => transport.close(),
+    close() {
+      transport.close()
+      urgentTransport.close()
+    },
   }
 }
 

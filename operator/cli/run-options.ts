@@ -32,7 +32,7 @@ export const RUN_OPTIONS = {
     group: CLUSTER,
     kind: 'text',
     placeholder: 'N',
-    help: 'Most requests a second to the API server, with bursts of twice as many; 0 leaves it to the API server to say what is too much.',
+    help: 'Most requests a second to the API server, with bursts of twice as many; 0 leaves it to the API server to say what is too much. The Lease is renewed beside them.',
     default: '0',
     parse: parseCount(0, MAX_QPS),
   },

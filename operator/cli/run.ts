@@ -61,7 +61,7 @@ export async function run(argv: readonly string[], startControllers: StartContro
   const controllers = startControllers({ client, events, options, log })
   // A program that was started again is another candidate.
   const identity = `${hostname()}_${randomBytes(8).toString('hex')}`
-  if (lease) election = startElection({ client, ...lease, identity, log })
+  if (lease) election = startElection({ client: connected.urgent, ...lease, identity, log })
   try {
     const stopped = aborted(stop)
     await Promise.race([controllers.synced, stopped])
