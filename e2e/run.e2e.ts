@@ -74,6 +74,15 @@ describe('hack/run', () => {
     expect((await run('nbdinfo', [existing.uri('bob')])).status).not.toBe(0)
   })
 
+  test('serves what is elsewhere, which has neither a directory nor a size here', async context => {
+    await needPrograms(context, 'nbdinfo')
+    await using memory = await start(['--backend', 'memory', 'size=3M'])
+    expect(await size(memory.uri('x'))).toBe(3 * 1024 ** 2)
+    await using forward = await start(['--upstream', memory.uri('')])
+    expect(await size(forward.uri('x'))).toBe(3 * 1024 ** 2)
+    expect(forward.log()).not.toContain('Disks are kept')
+  })
+
   test('only tells when it is asked to tell', async () => {
     const dir = join(clone.path, 'exports')
     await rm(dir, { recursive: true })

@@ -5,10 +5,17 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 
-/** Runs a program with the announcement loaded in front of it; it gets 150 ms. */
-async function announced(program: string): Promise<string> {
-  const script = `import net from 'node:net'; import http from 'node:http'; ${program}; setTimeout(() => process.exit(), 150)`
-  const node = [`--import=${import.meta.dirname}/announce.ts`, '--input-type=module', '--eval', script]
+/** Runs a program with the announcement loaded in front of it; it gets a second. */
+async function announced(program: string, ...options: string[]): Promise<string> {
+  const script = `import net from 'node:net'; import http from 'node:http'; ${program}; setTimeout(() => process.exit(), 1000)`
+  const node = [
+    `--import=${import.meta.dirname}/announce.ts`,
+    '--input-type=module',
+    '--eval',
+    script,
+    '--',
+    ...options,
+  ]
   return (await promisify(execFile)(process.execPath, node)).stdout
 }
 
@@ -24,6 +31,17 @@ describe.concurrent('The announcement of a server that listens', () => {
     expect(text).toContain(`qemu-img info nbd://127.0.0.1:${port}/alice\n`)
     expect(text).toContain(`nbd-client -N alice 127.0.0.1 ${port} /dev/nbd0`)
     expect(text).toContain('apt-get install libnbd-bin qemu-utils nbd-client')
+  })
+
+  test.each([
+    ['--upstream', 'nbd://elsewhere'],
+    ['--backend=memory', 'size=1G'],
+    ['--no-create', '--dir', '/srv/disks'],
+    ['--disks', '/etc/disks'],
+  ])('promises no disk of any name where none is made (%s)', async (...options) => {
+    const text = await announced(`net.createServer().listen(0, '127.0.0.1')`, ...options)
+    expect(text).toMatch(/nbdinfo --list nbd:\/\/127\.0\.0\.1:\d+\/\n/)
+    expect(text).not.toContain('alice')
   })
 
   test('is made once, for the first address, and not for HTTP', async () => {

@@ -15,25 +15,40 @@ function diskUri(address: AddressInfo | string, disk: string): string {
   return `nbd://${reachableHost(address)}${address.port === 10809 ? '' : `:${address.port}`}/${disk}`
 }
 
+/** Whether any name gets a disk, or only those that the server has. */
+function makesDisks(argv: readonly string[]): boolean {
+  const isGiven = (option: string) => argv.some(word => word === option || word.startsWith(`${option}=`))
+  if (isGiven('--upstream') || isGiven('--backend') || isGiven('--no-create')) return false
+  return isGiven('--size') || !isGiven('--disks')
+}
+
 /** The commands to try next, for people. */
 function advice(address: AddressInfo | string): string {
+  const server = diskUri(address, '')
+  const next = makesDisks(process.argv)
+    ? tryAnyName(address)
+    : `See what there is:\n  nbdinfo --list ${server}`
+  return `
+Ready: ${server.replace(/\/$/, '')}
+
+${next}
+These clients come with: sudo apt-get install libnbd-bin qemu-utils nbd-client
+Ctrl-C stops the server.
+
+`
+}
+
+function tryAnyName(address: AddressInfo | string): string {
   const uri = diskUri(address, 'alice')
   const attach =
     typeof address === 'string'
       ? `nbd-client -N alice -unix ${address} /dev/nbd0`
       : `nbd-client -N alice ${reachableHost(address).replace(/[[\]]/g, '')} ${address.port} /dev/nbd0`
-  return `
-Ready: ${diskUri(address, '').replace(/\/$/, '')}
-
-Every name is a disk, made when it is first asked for. Try in another terminal:
+  return `Every name is a disk, made when it is first asked for. Try in another terminal:
   nbdinfo ${uri}
   nbdcopy ${uri} alice.img
   qemu-img info ${uri}
-  sudo modprobe nbd && sudo ${attach} && sudo mount /dev/nbd0 /mnt
-These clients come with: sudo apt-get install libnbd-bin qemu-utils nbd-client
-Ctrl-C stops the server.
-
-`
+  sudo modprobe nbd && sudo ${attach} && sudo mount /dev/nbd0 /mnt`
 }
 
 function reachableHost({ address, family }: AddressInfo): string {
