@@ -4,6 +4,7 @@ import { constants } from 'node:fs'
 import { access, type FileHandle, open } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { codeOf } from '../linux/errno.ts'
+import { startFailure } from '../linux/start-failure.ts'
 import { AttachError, type AttachedDisk, type AttachTerms } from './attached-disk.ts'
 import { DAEMON_PROGRAM, daemonArguments, isRunning } from './processes.ts'
 
@@ -26,11 +27,11 @@ export async function attachByFuse(uri: string, terms: AttachTerms, lock: FileHa
     cwd: '/',
     env: { PATH: process.env.PATH ?? '', UV_THREADPOOL_SIZE: '8' },
   })
+  if (child.pid === undefined) throw await startFailure(child)
   const report = child.stdio[3] as NodeJS.ReadableStream
   let text = ''
   report.setEncoding('utf8')
-  const said = new Promise<void>((resolve, reject) => {
-    child.once('error', reject)
+  const said = new Promise<void>(resolve => {
     report.on('data', (chunk: string) => {
       text = (text + chunk).slice(0, 10_000)
     })

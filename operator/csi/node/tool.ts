@@ -1,6 +1,7 @@
 /** Programs of the system that work on filesystems. */
 import { spawn } from 'node:child_process'
 import { reasonOf } from '../../../server/backends/disks/run.ts'
+import { startFailure } from '../../../server/linux/start-failure.ts'
 import { RpcError } from '../rpc/rpc-error.ts'
 
 /** Bytes that are kept of what a program says. */
@@ -19,18 +20,17 @@ interface Ended {
  */
 export async function run(name: string, args: readonly string[]): Promise<Ended> {
   const child = spawn(name, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, LC_ALL: 'C' } })
+  if (child.pid === undefined) {
+    const cause = await startFailure(child)
+    throw new RpcError('FAILED_PRECONDITION', `Cannot run ${name} on this node.`, { cause })
+  }
   const said = { stdout: '', stderr: '' }
   for (const stream of ['stdout', 'stderr'] as const) {
     child[stream].setEncoding('utf8').on('data', (chunk: string) => {
       said[stream] = (said[stream] + chunk).slice(-KEPT)
     })
   }
-  const status = await new Promise<number>((resolve, reject) => {
-    child.once('error', cause => {
-      reject(new RpcError('FAILED_PRECONDITION', `Cannot run ${name} on this node.`, { cause }))
-    })
-    child.once('close', code => resolve(code ?? -1))
-  })
+  const status = await new Promise<number>(resolve => child.once('close', code => resolve(code ?? -1)))
   return { status, ...said }
 }
 

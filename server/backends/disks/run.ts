@@ -2,6 +2,7 @@
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
+import { startFailure } from '../../linux/start-failure.ts'
 import { CreationAbortedError, CreationError } from './errors.ts'
 import { killFamily } from './kill-family.ts'
 import { DISK_NAME, searchPath } from './recipe.ts'
@@ -42,6 +43,20 @@ export function reasonOf(stderr: string): string | undefined {
   const usage = lines.findIndex(line => /^usage:/i.test(line))
   const reason = (usage > 0 ? lines.slice(0, usage) : lines).at(-1)
   return reason !== undefined && reason.length > MAX_REASON ? `${reason.slice(0, MAX_REASON)}…` : reason
+}
+
+/** What to say of the codes by which the system starts no program now. */
+const START_PROBLEMS: Readonly<Record<string, string>> = {
+  EMFILE: ': the server has too many files open; raise its limit (ulimit -n)',
+  ENFILE: ': the machine has too many files open',
+  EAGAIN: ': there are too many processes',
+  ENOMEM: ': there is no memory for it',
+}
+
+function startError(name: string, error: NodeJS.ErrnoException): CreationError {
+  const problem = START_PROBLEMS[error.code ?? '']
+  const code = (problem && error.code) ?? 'EIO'
+  return new CreationError(code, `${name} cannot be started${problem ?? ''}`, { cause: error })
 }
 
 function codeFor(reason: string): string {
@@ -85,6 +100,11 @@ function startProgram(
       stdio: ['ignore', 'ignore', 'pipe'],
       env: { ...process.env, PATH: searchPath(), LC_ALL: 'C' },
     })
+    if (child.pid === undefined) {
+      void startFailure(child).then(error => reject(startError(name, error)))
+      return
+    }
+    const leader = child.pid
     let stderr = Buffer.alloc(0)
     let stopped: CreationError | CreationAbortedError | undefined
     let patience: NodeJS.Timeout | undefined
@@ -100,9 +120,9 @@ function startProgram(
       else reject(error)
     }
     const stop = (error: CreationError | CreationAbortedError) => {
-      if (stopped !== undefined || child.pid === undefined) return
+      if (stopped !== undefined) return
       stopped = error
-      killed = killFamily(child.pid)
+      killed = killFamily(leader)
       patience = setTimeout(settle, KILL_PATIENCE_MS, error)
     }
     const onAbort = () => stop(new CreationAbortedError({ cause: signal.reason }))
@@ -121,16 +141,13 @@ function startProgram(
     })
     // A pipe that breaks loses a reason, not the disk.
     child.stderr.on('error', () => {})
-    child.on('error', error =>
-      settle(stopped ?? new CreationError('EIO', `${name} cannot be started`, { cause: error })),
-    )
     child.on('exit', (exitCode, killedBy) => {
       if (exitCode === 0 && stopped === undefined) {
         settle()
         return
       }
       // Its children may still be at work on the disk.
-      if (child.pid !== undefined) killed ??= killFamily(child.pid)
+      killed ??= killFamily(leader)
       const fail = async () => {
         await killed
         // Clients need not learn where the server keeps its files.
