@@ -1,5 +1,6 @@
 /** `ondemand-disk serve`: from options to a running server, and from a signal to its end. */
 import { isatty } from 'node:tty'
+import { quote } from '../../crds/quote.ts'
 import { RateAccounts } from '../access/rate-limit.ts'
 import type { Endpoint } from '../connection/listener.ts'
 import type { TlsTerms } from '../connection/negotiation.ts'
@@ -28,6 +29,23 @@ export interface ServeHooks {
   readonly onListening?: (uris: readonly string[]) => void
 }
 
+/** Disks that are named where many could not be synced; the log has them all. */
+const MAX_NAMED = 5
+
+/** The server has stopped, and what clients wrote last may be lost if the machine goes down now. */
+class UnsyncedError extends Error {
+  override readonly name = 'UnsyncedError'
+  readonly code = 'EIO'
+
+  constructor(disks: readonly string[]) {
+    const named = disks.slice(0, MAX_NAMED).map(disk => quote(disk))
+    const others = disks.length > MAX_NAMED ? ` and ${disks.length - MAX_NAMED} others` : ''
+    super(
+      `Stopped, but what was written last may not be durable, since it could not be flushed: ${named.join(', ')}${others}`,
+    )
+  }
+}
+
 function endpointsOf(
   options: ServeOptions,
   activated: readonly ActivatedSocket[],
@@ -49,7 +67,7 @@ function stopSignal(): Promise<NodeJS.Signals> {
 
 /**
  * Serves until SIGTERM or SIGINT.
- * @throws UsageError, and the errors of directories, manifests and addresses that cannot be used
+ * @throws UsageError, UnsyncedError, and the errors of directories, manifests and addresses that cannot be used
  */
 export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Promise<void> {
   const options = parseServeOptions(argv)
@@ -65,6 +83,7 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
   let disks: OpenedDisks | undefined
   let control: { close(): Promise<void> } | undefined
   let policy: PolicyFile | undefined
+  let unsynced: readonly string[] = []
   const endpoint =
     options.metrics && (await openMetricsEndpoint(options.metrics, metrics, () => readiness, log))
   try {
@@ -99,7 +118,7 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
     const signal = await stopped
     readiness = 'stopping'
     log.info({ signal, connections: server.connections }, 'Stopping')
-    await server.stop()
+    unsynced = await server.stop()
   } finally {
     tls?.acceptor.close()
     await control?.close()
@@ -108,6 +127,7 @@ export async function serve(argv: readonly string[], hooks: ServeHooks = {}): Pr
     await endpoint?.close()
     limitedLog.close()
   }
+  if (unsynced.length > 0) throw new UnsyncedError(unsynced)
   log.info({}, 'Stopped')
 }
 

@@ -28,15 +28,15 @@ export interface NbdServer {
   enforceAccess(): void
   /**
    * Takes no more clients, lets what is under way finish, refuses the rest with ESHUTDOWN, syncs all
-   * disks and ends all connections. Takes at most STOP_LIMIT_MS and then some for the disks.
+   * disks and ends all connections. Takes at most STOP_LIMIT_MS. Returns the disks whose last writes may not be durable.
    */
-  stop(): Promise<void>
+  stop(): Promise<readonly string[]>
 }
 
 /** How long idle clients stay after the stop began, so that their next request learns of it, in ms. */
 const STOP_GRACE_MS = 500
-/** When connections that still work are cut, in ms after the stop began. */
-const STOP_LIMIT_MS = 8000
+/** How long connections that still work may go on, and when they are cut, in ms after the stop began: between, disks are synced. */
+const [BUSY_LIMIT_MS, STOP_LIMIT_MS] = [7000, 8000]
 const POLL_MS = 5
 /** How often clients that are not being read are looked at, in ms. */
 const LOOK_MS = 5000
@@ -93,15 +93,6 @@ export async function startServer(
     session.start()
   }
 
-  const syncOf = async (session: Session): Promise<void> => {
-    const fields = { client: session.client.shown, export: session.exportName }
-    try {
-      await session.sync()
-    } catch (error) {
-      log.error({ ...fields, ...reasonOf(error) }, 'A disk could not be synced')
-    }
-  }
-
   const listeners = await listenOnAll(endpoints, accept, log)
   const looking = setInterval(() => {
     for (const session of sessions) session.look()
@@ -136,14 +127,50 @@ export async function startServer(
       for (const session of sessions) session.stop()
       const closed = Promise.all(listeners.map(listener => listener.close()))
       while (sessions.size > 0 && elapsed() < STOP_GRACE_MS) await sleep(POLL_MS)
-      while ([...sessions].some(session => session.isBusy) && elapsed() < STOP_LIMIT_MS) await sleep(POLL_MS)
-      await Promise.all([...sessions].map(session => syncOf(session)))
+      while ([...sessions].some(session => session.isBusy) && elapsed() < BUSY_LIMIT_MS) await sleep(POLL_MS)
+      const unsynced = await syncAll([...sessions], STOP_LIMIT_MS - elapsed(), log)
       for (const session of sessions) session.end()
       while (sessions.size > 0 && elapsed() < STOP_LIMIT_MS) await sleep(POLL_MS)
       for (const session of sessions) session.cut()
       await closed
+      return unsynced
     },
   }
+}
+
+/** A disk took longer to sync than a server that stops can wait. */
+class SyncTimeout extends Error {
+  override readonly name = 'SyncTimeout'
+  readonly code = 'ETIMEDOUT'
+  override readonly message = 'The disk did not end its flush in time.'
+}
+
+/** Syncs the disks of sessions for so many ms at most: one of an upstream that is away would keep the server for ever. */
+async function syncAll(
+  sessions: readonly Session[],
+  limitMs: number,
+  log: ServerTerms['log'],
+): Promise<readonly string[]> {
+  let limit: NodeJS.Timeout | undefined
+  const tooLate = new Promise<never>((_, reject) => {
+    limit = setTimeout(() => reject(new SyncTimeout()), Math.max(0, limitMs))
+  })
+  const unsynced = new Set<string>()
+  const syncOf = async (session: Session) => {
+    const { exportName = '', client } = session
+    try {
+      await Promise.race([session.sync(), tooLate])
+    } catch (error) {
+      unsynced.add(exportName)
+      log.error(
+        { client: client.shown, export: exportName, ...reasonOf(error) },
+        'A disk could not be synced',
+      )
+    }
+  }
+  await Promise.all(sessions.map(syncOf))
+  clearTimeout(limit)
+  return [...unsynced]
 }
 
 async function listenOnAll(

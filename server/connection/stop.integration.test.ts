@@ -196,7 +196,7 @@ describe('A server that stops', () => {
     const stopped = server.server.stop()
     await client.over
     client.hangUp()
-    await stopped
+    expect(await stopped).toEqual(['alice'])
     const line = server.log.find(({ level }) => level === 'error')
     expect(JSON.stringify(line)).toMatch(/alice/)
     expect(JSON.stringify(line)).toMatch(/EIO/)

@@ -129,7 +129,7 @@ export async function serve(setup: Setup = {}): Promise<TestServer> {
   }
   const endpoints = setup.endpoints ?? [{ kind: 'tcp', host: '127.0.0.1', port: 0 }]
   const server = await startServer(terms, endpoints)
-  onTestFinished(() => server.stop())
+  onTestFinished(async () => void (await server.stop()))
   const port = Number(new URL(server.uris[0] ?? '').port)
   const connect = () => connectRaw(port)
   return {
