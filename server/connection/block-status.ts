@@ -9,11 +9,10 @@ export const BASE_ALLOCATION_ID = 1
 export const MAX_EXTENTS = 512
 /** Largest extent that 32 bits can say and that any block size divides (CVE-2025-47711, CVE-2025-47712). */
 const MAX_LENGTH = 0xffff_0000
+/** Largest extent where lengths have 64 bits: all that is an exact number here. */
+const MAX_EXTENDED_LENGTH = 2 ** 53
 
 const stateOf = (extent: Extent) => (extent.hole ? STATE_HOLE : 0) | (extent.zero ? STATE_ZERO : 0)
-
-/** The same where lengths have 64 bits. */
-const MAX_EXTENDED_LENGTH = 2 ** 53
 
 /**
  * Payload of the BLOCK_STATUS chunk: the context's id, then length and state of each extent. Neighbours

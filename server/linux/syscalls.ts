@@ -42,7 +42,7 @@ const preadv2 = declare<[number, number, number, number, number]>(
 )
 const fcntl = declare<[number, number, number]>('int fcntl64(int fd, int command, int64_t argument)')
 const ioctl = declare<[number, number, number]>('int ioctl(int fd, uint64_t request, int64_t argument)')
-/** The same for what may take long; its third argument is a number or an address, as the request has it. */
+/** ioctl(2), to be called by `async` where it may take long. The argument is a number or an address, by the request. */
 export const deviceControl: SystemCall<[fd: number, request: number, argument: number]> = ioctl
 /** Request of `deviceControl`: makes the descriptor's file share all blocks with that of the descriptor given (ioctl_ficlone(2)). */
 export const FICLONE = 0x40049409
@@ -161,7 +161,7 @@ function putAddress(word: number, address: number): void {
 putAddress(MESSAGE_IOVECS, messageAddress + 4 * IOVECS)
 messageWords[MESSAGE_COUNT] = 2
 
-/** The same as `trySend` for bytes of two places in one call, so that they wake the receiver once. Lengths are below 2^32. */
+/** Like `trySend`, for bytes of two places in one call, so that they wake the receiver once. Lengths are below 2^32. */
 export function trySendBoth(
   fd: number,
   firstAddress: number,
@@ -226,17 +226,17 @@ function setLock(fd: number, type: keyof typeof LOCK_TYPES, start = 0, length = 
   throw new SystemCallError('fcntl(F_OFD_SETLK)', errno)
 }
 
-/** The same for one byte, which need not be there, and for writing. */
-export function lockByte(fd: number, offset: number): boolean {
-  return setLock(fd, 'write', offset, 1)
-}
-
 /**
  * Locks the whole file for this open file description (fcntl F_OFD_SETLK), without waiting. A lock
  * already held is converted. False if another open file description, of any process, is in the way.
  */
 export function lockFile(fd: number, type: 'read' | 'write'): boolean {
   return setLock(fd, type)
+}
+
+/** Locks one byte in the same way, for writing. The byte need not be there. */
+export function lockByte(fd: number, offset: number): boolean {
+  return setLock(fd, 'write', offset, 1)
 }
 
 /** Gives a lock of lockFile back; closing the last descriptor does the same. */
@@ -315,6 +315,7 @@ export function limitUnsent(fd: number, bytes: number): boolean {
 }
 
 const SO_SNDBUF = 7
+
 /**
  * Lets a unix socket hold so many bytes that wait to be received, and as many again for the kernel's own records. The
  * kernel cuts the number down to net.core.wmem_max.

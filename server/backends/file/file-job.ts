@@ -1,4 +1,7 @@
-/** One operation of a file disk on its way through the thread pool: retried, continued and, where the file system lacks a call, replaced. */
+/**
+ * One operation of a file disk on its way through the thread pool or the ring: retried, continued and, where the file
+ * system lacks a call, replaced by another.
+ */
 import { ERRNO, SystemCallError } from '../../linux/errno.ts'
 import type { RingWaiter } from '../../linux/io-ring.ts'
 import {
