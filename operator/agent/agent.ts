@@ -2,9 +2,8 @@
  * The agent of a pool: beside the pool's server, in the same pod, it keeps the server's manifests and policy equal to what
  * the API says, and the API's status equal to what the server does. While the API server is away everything stays.
  */
-import { type DiskPool, parseDiskPool } from '../../crds/diskpool.ts'
+import type { DiskPool } from '../../crds/diskpool.ts'
 import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
-import { InvalidSpecError } from '../../crds/invalid-spec-error.ts'
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { DISK_POOLS, DISK_SNAPSHOTS, ON_DEMAND_DISKS } from '../../crds/resources.ts'
 import { serveJson } from '../../server/control/unix-http.ts'
@@ -24,6 +23,7 @@ import { openManifests } from './manifest-directory.ts'
 import { agentFamilies, newCounts } from './metrics.ts'
 import { askedDisk, createOnDemand } from './on-demand.ts'
 import { createPoolReconciler } from './pool-reconciler.ts'
+import { createPoolView } from './pool-view.ts'
 import { startMirror } from './server-mirror.ts'
 import { createSnapshotReconciler } from './snapshot-reconciler.ts'
 import { openVolume } from './volume.ts'
@@ -74,11 +74,7 @@ export async function startAgent({ client, options, events, log }: AgentTerms): 
   const poolQueue = new WorkQueue()
   const snapshotQueue = new WorkQueue()
 
-  /** Objects that the API server has made and not yet told of. */
-  const fresh = new Map<string, OnDemandDisk>()
   let isSynced = false
-  let parsedPool: DiskPool | undefined
-  let hasPool = false
 
   const disks = startReflector<OnDemandDisk>({
     client,
@@ -122,11 +118,8 @@ export async function startAgent({ client, options, events, log }: AgentTerms): 
 
   function onDisk(event: StoreEvent<OnDemandDisk>): void {
     const { object } = event
-    const key = keyOf(object)
-    const known = fresh.get(key)
-    if (event.type !== 'deleted' && known?.metadata.uid === object.metadata.uid) fresh.delete(key)
+    view.diskChanged(event)
     if (event.type === 'deleted') {
-      if (known?.metadata.uid === object.metadata.uid) fresh.delete(key)
       forget(object.metadata.uid)
       void copier.callOff(object.metadata.uid ?? '')
     }
@@ -136,7 +129,7 @@ export async function startAgent({ client, options, events, log }: AgentTerms): 
         if (snapshot.metadata.deletionTimestamp !== undefined) snapshotQueue.add(keyOf(snapshot), 'low')
       }
     }
-    if (isSynced) queue.add(key, event.type === 'added' && event.initial ? 'low' : 'news')
+    if (isSynced) queue.add(keyOf(object), event.type === 'added' && event.initial ? 'low' : 'news')
     onDemand.changed()
   }
 
@@ -152,54 +145,18 @@ export async function startAgent({ client, options, events, log }: AgentTerms): 
       .catch((error: unknown) => log.error({ uid, ...reasonOf(error) }, 'A manifest could not be removed'))
   }
 
-  function onPool({ type, object }: StoreEvent<DiskPool>): void {
-    hasPool = type !== 'deleted'
-    if (hasPool) takePool(object)
+  function onPool(event: StoreEvent<DiskPool>): void {
+    view.poolChanged(event)
     poolQueue.add(poolName)
     // Names and growth depend on it.
     if (isSynced) for (const disk of disks.store.list()) queue.add(keyOf(disk), 'low')
     onDemand.changed()
   }
 
-  /** A pool whose spec is wrong keeps its last good one. */
-  function takePool(object: DiskPool): void {
-    try {
-      parsedPool = parseDiskPool(object)
-      log.debug({ pool: poolName, generation: object.metadata.generation }, 'Follows the pool')
-    } catch (error) {
-      if (!(error instanceof InvalidSpecError)) throw error
-      log.error({ pool: poolName, reason: error.message }, 'The pool is not valid; what held before stays')
-      if (parsedPool !== undefined) parsedPool = { ...parsedPool, metadata: object.metadata }
-    }
-  }
-
-  const view = {
-    get pool() {
-      return hasPool ? parsedPool : undefined
-    },
-    disk: (key: string) => {
-      const name = key.slice(namespace.length + 1)
-      return disks.store.get(namespace, name) ?? fresh.get(key)
-    },
-    *disks() {
-      yield* disks.store.list()
-      yield* fresh.values()
-    },
-    snapshot: (key: string) => snapshots.store.get(namespace, key.slice(namespace.length + 1)),
-    snapshots: () => snapshots.store.list(),
-    byExport(name: string) {
-      const [found] = disks.store.byIndex('export', name)
-      if (found !== undefined) return found
-      for (const disk of fresh.values()) if (disk.spec.exportName === name) return disk
-      return undefined
-    },
-    add(disk: OnDemandDisk) {
-      const key = keyOf(disk)
-      if (disks.store.get(namespace, disk.metadata.name) === undefined) fresh.set(key, disk)
-      queue.add(key)
-    },
-  }
-
+  const view = createPoolView({
+    ...{ disks: disks.store, snapshots: snapshots.store, log },
+    onAdd: key => queue.add(key),
+  })
   const mirror = startMirror({
     path: options.control,
     log,

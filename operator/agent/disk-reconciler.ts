@@ -1,6 +1,5 @@
 /** One disk at a time: looks at it, and takes the steps of its plan. */
 import type { DiskPool } from '../../crds/diskpool.ts'
-import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
 import type { NameRules } from '../../crds/export-name.ts'
 import { InvalidSpecError, orInvalid } from '../../crds/invalid-spec-error.ts'
 import { type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
@@ -22,23 +21,13 @@ import { eventsOf, refusalEvent } from './events.ts'
 import type { ManifestDirectory } from './manifest-directory.ts'
 import type { AgentAction, AgentObserved } from './observed.ts'
 import { planDisk } from './plan.ts'
+import type { PoolView } from './pool-view.ts'
 import type { ServerMirror } from './server-mirror.ts'
 import { isUid, type Volume } from './volume.ts'
 
-/** What the agent knows of its pool. */
-export interface PoolView {
-  /** Undefined: there is none, or it is not valid. */
-  readonly pool: DiskPool | undefined
-  /** Latest state of a disk, by its key. */
-  disk(key: string): OnDemandDisk | undefined
-  disks(): Iterable<OnDemandDisk>
-  /** Of the pool; none where the API server does not know the kind. */
-  snapshots(): Iterable<DiskSnapshot>
-}
-
 export interface ReconcilerTerms {
   readonly client: KubeClient
-  readonly view: PoolView
+  readonly view: Pick<PoolView, 'pool' | 'disk' | 'disks' | 'snapshots'>
   readonly volume: Volume
   readonly manifests: ManifestDirectory
   readonly mirror: ServerMirror

@@ -13,21 +13,17 @@ import type { Claimant } from '../terms/allotment.ts'
 import { conditionOf } from '../terms/conditions.ts'
 import { spareKey } from '../terms/spares.ts'
 import { admit, onDemandObject, placeOf } from './admit.ts'
-import { claimantOf, nameRules, type PoolView, parseDisk, placeOfSnapshots } from './disk-reconciler.ts'
+import { claimantOf, nameRules, parseDisk, placeOfSnapshots } from './disk-reconciler.ts'
 import { manifestName } from './manifest-directory.ts'
 import { objectNames } from './object-name.ts'
+import type { PoolView } from './pool-view.ts'
 import type { Volume } from './volume.ts'
 
 export interface OnDemandTerms {
   readonly client: KubeClient
   readonly namespace: string
   readonly poolName: string
-  readonly view: PoolView & {
-    /** The disk of an export name, whatever its object is called. */
-    byExport(name: string): OnDemandDisk | undefined
-    /** Takes an object that the API server has just made, until the news of it comes. */
-    add(disk: OnDemandDisk): void
-  }
+  readonly view: PoolView
   readonly volume: Volume
   /** Is the disk's manifest written? */
   readonly isDeclared: (uid: string) => boolean

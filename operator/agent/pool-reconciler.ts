@@ -10,12 +10,13 @@ import type { KubeLog } from '../kube/log.ts'
 import { spareKey } from '../terms/spares.ts'
 import { writeWhole } from './manifest-directory.ts'
 import { policyText, poolFields } from './pool-plan.ts'
+import type { PoolView } from './pool-view.ts'
 import type { ServerMirror } from './server-mirror.ts'
 import type { Volume } from './volume.ts'
 
 export interface PoolReconcilerTerms {
   readonly client: KubeClient
-  readonly view: { readonly pool: DiskPool | undefined }
+  readonly view: Pick<PoolView, 'pool'>
   /** The pool's object as it was last seen. */
   readonly known: () => DiskPool | undefined
   readonly volume: Volume

@@ -1,6 +1,5 @@
 /** One snapshot at a time: looks at it, and takes the steps of its plan. */
 import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
-import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { DISK_SNAPSHOTS } from '../../crds/resources.ts'
 import type { KubeClient } from '../kube/client.ts'
 import { writeStatus } from '../kube/conditions.ts'
@@ -8,15 +7,13 @@ import type { ReconcileResult } from '../kube/controller.ts'
 import { hasCode } from '../kube/kube-error.ts'
 import { disksMadeOf } from '../terms/snapshots.ts'
 import type { Copier } from './copier.ts'
+import type { PoolView } from './pool-view.ts'
 import { planSnapshot, type SnapshotAction } from './snapshot-plan.ts'
 import { isUid, type Volume } from './volume.ts'
 
 export interface SnapshotReconcilerTerms {
   readonly client: KubeClient
-  readonly view: {
-    snapshot(key: string): DiskSnapshot | undefined
-    disks(): Iterable<OnDemandDisk>
-  }
+  readonly view: Pick<PoolView, 'snapshot' | 'disks'>
   readonly volume: Volume
   readonly copier: Copier
   readonly counted: { statusWrites: number }
