@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { eventually } from '../until.ts'
-import { awaitRoutes, type ClientPod, startClients } from './client.ts'
+import { awaitRoutes, type ClientPod, needClientImage, startClients } from './client.ts'
 import { disk, diskPath, pool, poolPath, ready, uriOf } from './disks.ts'
 import { type Cluster, newNamespace, onCluster, useCluster } from './harness.ts'
 import { RELEASE_NAMESPACE } from './release.ts'
@@ -35,7 +35,7 @@ afterAll(async () => {
 })
 beforeEach(context => {
   onCluster(context, cluster, ns, RELEASE_NAMESPACE)
-  context.skip(cluster.clientImage === '', 'E2E_CLIENT_IMAGE names no image with libnbd')
+  needClientImage(context, cluster)
 })
 
 const isAdmitted = (client: ClientPod, uri: string): Promise<boolean> =>

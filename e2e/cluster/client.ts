@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import type { TestContext } from 'vitest'
 import { checkout } from '../harness.ts'
 import { type Held, hold } from '../held.ts'
 import { eventually } from '../until.ts'
@@ -15,6 +16,16 @@ export interface ClientPod {
   python(program: string, ...args: string[]): Promise<string>
   /** Opens a disk and keeps it open, reading a block every 50 ms, until the connection ends. */
   hold(uri: string): Promise<Held>
+}
+
+/** Why there can be no such pod; undefined if there can. */
+export const noClientImage = ({ clientImage }: Pick<Cluster, 'clientImage'>): string | undefined =>
+  clientImage === '' ? 'E2E_CLIENT_IMAGE names no image with libnbd' : undefined
+
+/** Skips the test where there can be no client pod. */
+export function needClientImage(context: TestContext, cluster: Cluster): void {
+  const reason = noClientImage(cluster)
+  context.skip(reason !== undefined, reason)
 }
 
 /** Pod Security "restricted" for a container that needs nothing. */

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { eventually } from '../until.ts'
-import { type ClientPod, startClients } from './client.ts'
+import { type ClientPod, needClientImage, startClients } from './client.ts'
 import { condition, disk, diskPath, filesOfPool, gone, pool, poolPath, ready, uriOf } from './disks.ts'
 import { type Cluster, type KubeObject, newNamespace, onCluster, useCluster } from './harness.ts'
 import { crashApiServer, crashContainer } from './kill.ts'
@@ -34,7 +34,7 @@ afterAll(async () => {
 })
 beforeEach(context => {
   onCluster(context, cluster, ns, RELEASE_NAMESPACE)
-  context.skip(cluster.clientImage === '', 'E2E_CLIENT_IMAGE names no image with libnbd')
+  needClientImage(context, cluster)
 })
 
 /** The UUID that mkfs gave the filesystem, and a mark in the middle of the disk, which is written where there is none. */

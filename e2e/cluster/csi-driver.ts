@@ -1,6 +1,7 @@
 /** The driver on the cluster: deployed by the chart, with what stands in for its sidecars, and a pool for its volumes. */
 import type { TestContext } from 'vitest'
 import { eventually } from '../until.ts'
+import { noClientImage } from './client.ts'
 import { DRIVER, type Sidecars, startSidecars } from './csi-sidecars.ts'
 import { SNAPSHOT_KINDS, volumeSnapshots } from './csi-snapshotter.ts'
 import { onNode, PATIENCE } from './csi-workloads.ts'
@@ -21,10 +22,10 @@ export interface CsiCluster extends AsyncDisposable {
 }
 
 /** Why the driver cannot be tried on this cluster. */
-function obstacle({ unavailable, clientImage, own }: Cluster): string | undefined {
-  if (unavailable !== undefined) return unavailable
-  if (clientImage === '') return 'E2E_CLIENT_IMAGE names no image with libnbd'
-  return own ? undefined : 'the kubelet of another machine cannot be reached'
+function obstacle(cluster: Cluster): string | undefined {
+  const noPods = cluster.unavailable ?? noClientImage(cluster)
+  if (noPods !== undefined) return noPods
+  return cluster.own ? undefined : 'the kubelet of another machine cannot be reached'
 }
 
 export async function useCsi(): Promise<CsiCluster> {

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { eventually } from '../until.ts'
-import { awaitRoutes, RESTRICTED, startClients } from './client.ts'
+import { awaitRoutes, needClientImage, RESTRICTED, startClients } from './client.ts'
 import { uriOf } from './disks.ts'
 import { type Cluster, newNamespace, onCluster, useCluster } from './harness.ts'
 
@@ -58,7 +58,7 @@ const server = (image: string, refused: string) => [
 
 describe('The server in a pod, without an operator', () => {
   test('is found by its Service name, and sees the address of the pod that connects', async context => {
-    context.skip(cluster.clientImage === '', 'E2E_CLIENT_IMAGE names no image with libnbd')
+    needClientImage(context, cluster)
     const [a, b] = await startClients(cluster, namespace.name, 'a', 'b')
     if (a === undefined || b === undefined) throw new Error('No clients')
     const objects = server(cluster.image, b.ip).map(object => ({

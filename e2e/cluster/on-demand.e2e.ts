@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { firstByteScript } from '../first-byte.ts'
 import { eventually } from '../until.ts'
-import { awaitRoutes, type ClientPod, startClients } from './client.ts'
+import { awaitRoutes, type ClientPod, needClientImage, startClients } from './client.ts'
 import { becomes, condition, GROUP, pool, poolPath, ready, uriOf } from './disks.ts'
 import { type Cluster, type KubeObject, newNamespace, onCluster, useCluster } from './harness.ts'
 import { RELEASE_NAMESPACE } from './release.ts'
@@ -50,7 +50,7 @@ afterAll(async () => {
 })
 beforeEach(context => {
   onCluster(context, cluster, ns, RELEASE_NAMESPACE)
-  context.skip(cluster.clientImage === '', 'E2E_CLIENT_IMAGE names no image with libnbd')
+  needClientImage(context, cluster)
 })
 
 const disks = async (poolName: string): Promise<KubeObject[]> => {

@@ -2,7 +2,7 @@ import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { check, checkout, type Scratch, scratch } from '../harness.ts'
-import { awaitRoutes, type ClientPod, startClients } from './client.ts'
+import { awaitRoutes, type ClientPod, needClientImage, startClients } from './client.ts'
 import { disk, diskPath, GROUP, hostOf, pool, ready } from './disks.ts'
 import { type Cluster, newNamespace, onCluster, useCluster } from './harness.ts'
 import { RELEASE_NAMESPACE } from './release.ts'
@@ -52,7 +52,7 @@ afterAll(async () => {
 })
 beforeEach(context => {
   onCluster(context, cluster, ns, RELEASE_NAMESPACE)
-  context.skip(cluster.clientImage === '', 'E2E_CLIENT_IMAGE names no image with libnbd')
+  needClientImage(context, cluster)
 })
 
 /** A certificate for the name that clients find the pool's server by. */

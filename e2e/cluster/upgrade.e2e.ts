@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { Ended } from '../harness.ts'
 import { eventually } from '../until.ts'
-import { awaitRoutes, type ClientPod, startClients } from './client.ts'
+import { awaitRoutes, type ClientPod, needClientImage, startClients } from './client.ts'
 import { disk, diskPath, gone, PATIENCE, pool, ready, uriOf } from './disks.ts'
 import { type Cluster, newNamespace, onCluster, useCluster } from './harness.ts'
 import { install, RELEASE, RELEASE_NAMESPACE, uninstall } from './release.ts'
@@ -40,7 +40,7 @@ afterAll(async () => {
 
 beforeEach(context => {
   onCluster(context, cluster, ns, RELEASE_NAMESPACE)
-  context.skip(cluster.clientImage === '', 'E2E_CLIENT_IMAGE names no image with libnbd')
+  needClientImage(context, cluster)
 })
 
 /** Somebody looks after the namespace: a new disk becomes ready, and goes when it is deleted. */

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { check, needPrograms, run, scratch, startServer } from '../harness.ts'
-import { fuse, loop, mountDevice, needRoot } from './mounts.ts'
+import { fuse, loop, mountDevice, needRoot, verifyJob } from './mounts.ts'
 
 const MiB = 1024 * 1024
 const OPERATIONS = 100_000
@@ -58,28 +58,7 @@ test.for([
         const said = await run('python3', args, { timeout: LIMIT })
         expect(said.stdout + said.stderr).toBe(`${OPERATIONS} operations\n`)
 
-        await check(
-          'fio',
-          [
-            ...[
-              '--name=verify',
-              `--directory=${mountpoint}`,
-              '--size=64M',
-              '--bsrange=512-64k',
-              '--rw=randwrite',
-            ],
-            ...[
-              '--direct=1',
-              '--ioengine=libaio',
-              '--iodepth=16',
-              '--verify=crc32c',
-              '--verify_fatal=1',
-              '--verify_state_save=0',
-            ],
-            ...[`--randseed=${seed}`, '--do_verify=1'],
-          ],
-          { timeout: LIMIT },
-        )
+        await check('fio', verifyJob(mountpoint, '64M', '512-64k', seed), { timeout: LIMIT })
 
         await check('sync', ['-f', mountpoint])
         const full = await allocated(image)

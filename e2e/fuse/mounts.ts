@@ -148,3 +148,10 @@ export async function sumOf(path: string): Promise<string> {
 
 /** SHA-256 of bytes. */
 export const sum = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
+
+/** Arguments of fio: writes a file `verify.0.0` of this size at random, in blocks of `range`, and reads what it wrote. */
+export const verifyJob = (folder: string, size: string, range: string, seed: number): readonly string[] => [
+  ...['--name=verify', `--directory=${folder}`, `--size=${size}`, `--bsrange=${range}`, '--rw=randwrite'],
+  ...['--direct=1', '--ioengine=libaio', '--iodepth=16', `--randseed=${seed}`],
+  ...['--verify=crc32c', '--verify_fatal=1', '--verify_state_save=0', '--do_verify=1'],
+]

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { check, checkout, needPrograms, run, type ServerProcess, scratch, startServer } from '../harness.ts'
-import { mountDevice, needRoot } from './mounts.ts'
+import { mountDevice, needRoot, verifyJob } from './mounts.ts'
 
 const RESTARTS = 10
 
@@ -33,28 +33,7 @@ test('A server that is killed and started again ten times goes unnoticed by a di
   const verify = async () => {
     let runs = 0
     do {
-      await check(
-        'fio',
-        [
-          ...[
-            '--name=verify',
-            `--directory=${folder.path}`,
-            '--size=48M',
-            '--bsrange=4k-64k',
-            '--rw=randwrite',
-          ],
-          ...[
-            '--direct=1',
-            '--ioengine=libaio',
-            '--iodepth=16',
-            '--verify=crc32c',
-            '--verify_fatal=1',
-            '--verify_state_save=0',
-          ],
-          ...['--do_verify=1', `--randseed=${++runs}`],
-        ],
-        { timeout: 300_000 },
-      )
+      await check('fio', verifyJob(folder.path, '48M', '4k-64k', ++runs), { timeout: 300_000 })
     } while (!isOver)
   }
   {
