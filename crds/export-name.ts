@@ -65,8 +65,8 @@ const SIZE_WITH_UNIT = /^[0-9]+[KMGTP]i?$/
  * Splits what a client asked for into name and size, and checks both. The last colon counts.
  *
  * Under strict rules whatever follows it must be a size. Under relaxed rules a name may hold colons itself
- * (`52:54:00:12:34:56`), so only a number with a unit of K, M, G, T or P is a size there, and anything else
- * is part of the name; such a number that is zero or too large is refused, not made part of the name.
+ * (`52:54:00:12:34:56`). There only a number with a unit of K, M, G, T or P is a size, and anything else is part of
+ * the name. A size of zero, or one that is too large, is refused all the same.
  * @throws ExportNameError
  */
 export function parseRequestedName(

@@ -3,9 +3,9 @@ const MAX_QUOTED = 80
 export const MAX_QUOTED_MESSAGE = 1000
 
 /**
- * Quotes text from a user or a client for a message: in double quotes, at most 80 characters of it unless told otherwise, control
- * and format characters (bidirectional overrides, line separators) escaped, so that hostile text can neither
- * break a log line, nor hide the rest of it, nor outgrow a reply.
+ * Quotes text from a user or a client for a message, so that hostile text can neither break a log line, nor hide the
+ * rest of it, nor outgrow a reply. It stands in double quotes and is cut after 80 characters unless told otherwise;
+ * control and format characters (bidirectional overrides, line separators) are escaped.
  */
 export function quote(text: string, limit: number = MAX_QUOTED): string {
   const shown = text.length > limit ? `${text.slice(0, limit)}…` : text

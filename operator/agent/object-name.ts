@@ -6,8 +6,8 @@ const MAX_PREFIX = 50
 const LABEL = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/
 
 /**
- * The names that the object of an export may have, the first that is free: the export's own where Kubernetes allows it,
- * and else what is left of it with a hash of the whole, which tells `A` from `a`.
+ * The names that the object of an export may have, of which the first free one is taken: the export's own where
+ * Kubernetes allows it, and the part of it that Kubernetes allows with a hash of the whole, which tells `A` from `a`.
  */
 export function objectNames(exportName: string): readonly string[] {
   const hashed = hashedName(exportName)

@@ -140,9 +140,8 @@ function planCopy({ disk, file, copy, now }: AgentObserved, { spec }: OnDemandDi
 }
 
 /**
- * At first new clients are kept out. When the operator has said that nothing can make the file any more, the clients
- * are waited for, or disconnected if the user wants it; then the manifest goes, and when the server has let go of the
- * disk, the file.
+ * In this order: new clients are kept out; the operator says that nothing can make the file any more; the clients are
+ * waited for, or disconnected if the user wants it; the manifest goes; the server lets go of the disk; the file goes.
  */
 function planDeletion(observed: AgentObserved): AgentPlan {
   const { disk, manifest, server, copy, copiedTo } = observed

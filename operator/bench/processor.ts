@@ -15,8 +15,8 @@ function secondsOf(pid: number): number {
 }
 
 /**
- * Starts to count; the function that it returns tells how much each has had since then, for each of so many pieces of
- * work: what that is does not depend on who else is at work on this machine.
+ * Starts to count. The function that it returns tells how much processor time each process has had since then for one of
+ * so many pieces of work, which does not depend on who else is at work on this machine.
  */
 export function countProcessor(pids: Readonly<Record<string, number>>): (pieces: number) => void {
   const startedAt = performance.now()

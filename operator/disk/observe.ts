@@ -180,8 +180,8 @@ async function lostReason(
 }
 
 /**
- * The disk's Job. That there is none is believed only where there cannot have been one, or the API server says so
- * itself: a store that is behind would have a second one made, or a file come back after it was removed.
+ * The disk's Job. A store may be behind, and would then have a second Job made, or a removed file come back. So that there
+ * is none is believed only where there cannot have been one, or where the API server itself says so.
  */
 async function findJob(world: World, disk: OnDemandDisk): Promise<Job | undefined> {
   const { namespace, uid = '' } = disk.metadata

@@ -1,7 +1,7 @@
 /**
- * Election by a Lease: of several candidates one leads. The algorithm is client-go's: a candidate never compares
- * the times that others wrote, whose clocks may be wrong; it takes the Lease when it has seen no change of it for
- * as long as the Lease is to last. A leader that cannot renew gives up well before.
+ * Election by a Lease: of several candidates one leads. The algorithm is client-go's. A candidate takes the Lease when
+ * it has seen no change of it for as long as the Lease is to last; it never compares the times that others wrote, whose
+ * clocks may be wrong. A leader that cannot renew gives up well before.
  *
  * That keeps two from leading at once as long as clocks run equally fast, but a leader that was stopped for long
  * (SIGSTOP, a frozen machine) may act on after it was replaced, until it notices. So every step of a reconciler has

@@ -73,9 +73,8 @@ export function groupVersion({ group, version }: Resource): string {
 }
 
 /**
- * What client-node's type looks like on the wire, which is what this library hands out: dates are text, the
- * names that client-node puts an underscore before have none, and nothing may be changed in place, since it
- * may stand in a cache.
+ * What client-node's type looks like on the wire, which is what this library hands out. Dates are text, and names have
+ * no underscore before them. Nothing may be changed in place, since it may stand in a cache.
  */
 export type Wire<T> = T extends Date
   ? string

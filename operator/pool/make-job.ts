@@ -1,7 +1,7 @@
 /**
- * The Job that makes disks on a pool's volume. The object is an annotation of its Pods, which the kubelet shows them as a
- * file: no object beside the Job has to be made and deleted, and no text of a user stands where Kubernetes would
- * expand `$(NAME)`.
+ * The Job that makes disks on a pool's volume. What it is to make stands in an annotation of its Pods, which the kubelet
+ * shows them as a file. So no object beside the Job has to be made and deleted, and no text of a user stands where
+ * Kubernetes would expand `$(NAME)`.
  */
 import type { DiskPool } from '../../crds/diskpool.ts'
 import type { OnDemandDiskSpec } from '../../crds/ondemanddisk.ts'

@@ -1,5 +1,5 @@
 /**
- * Remembers who has a place in a pool, so that counting all of its disks for each of them is not needed: what `allot`
+ * Remembers who has a place in a pool, so that not all of its disks have to be counted for each of them. What `allot`
  * has found stays true while disks that have a place are made, and while new ones come behind the youngest. Any other
  * change has it count again. Of two limits that keep a disk out it may go on to tell the one that did so first.
  */

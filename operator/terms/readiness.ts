@@ -4,9 +4,9 @@ import { conditionOf, isTrue, observedGeneration } from './conditions.ts'
 import { DISK_REASONS } from './reasons.ts'
 
 /**
- * The operator decides on Ready. Where it has said that all is done but for the server, the agent says both at one
- * stroke, that the disk is exported and that it is ready, in the operator's own words: that saves each new disk a write.
- * Undefined: not for this state of the disk.
+ * The condition Ready that an agent may write together with Exported; undefined where it may not. It is the operator that
+ * decides on Ready. But where it has said that only the server is missing, the agent writes both at once, in the
+ * operator's own words, which saves each new disk a write.
  */
 export function readyWhenExported(disk: OnDemandDisk) {
   const ready = conditionOf(disk, 'Ready')

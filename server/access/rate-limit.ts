@@ -1,7 +1,7 @@
 /**
- * Rate limits by token buckets that may go into debt. A request is charged as a whole when it comes and begins
- * as soon as all that was charged before it is paid, so that a request of any size passes, requests of one
- * client begin in the order in which they came, and what passes in the long run is the rate exactly.
+ * Rate limits by token buckets that may go into debt. A request is charged as a whole when it comes. It begins as soon
+ * as all that was charged before it is paid. So a request of any size passes, the requests of a client begin in the
+ * order in which they came, and in the long run the rate is met exactly.
  */
 
 /** What a client may use a second. Absent: no limit. */

@@ -1,8 +1,7 @@
 /**
  * The process behind a disk that is attached by FUSE: `daemon.ts URI ro|rw never|MS [TAG]`. It outlives whoever
- * started it, and is told apart by its arguments. Nothing of it is in the tree of mounts: the file that it
- * serves is known to the loop device only, and the loop device lives as long as somebody has it open, so that
- * a process that is killed leaves nothing.
+ * started it, and is told apart by its arguments. Killed, it leaves nothing behind: the file that it serves is not in
+ * the tree of mounts and known to the loop device only, which lives as long as somebody has it open.
  *
  * SIGUSR2 lets it look whether the export has grown.
  *
@@ -74,8 +73,8 @@ interface LoopDevice {
   readonly path: string
   readonly handle: FileHandle
   /**
-   * Leads to it without having it open, so that this process is found to serve it also once it has let go: what has been
-   * written may not be with the server for long after that, and a disk that is not found counts as detached.
+   * Leads to it without having it open (O_PATH). By this the process is found to serve the device also when it has let go
+   * of it. What was written may take long to reach the server even then, and a disk that is not found counts as detached.
    */
   readonly node: FileHandle
 }

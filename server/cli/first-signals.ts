@@ -1,9 +1,9 @@
 import { isatty } from 'node:tty'
 
 /**
- * Imported before anything else. The first process of a container gets no signal that it has no handler for: one that
- * came while the program starts would be lost, and a Pod would wait out its grace period for a process that knows
- * nothing of it. Elsewhere the kernel ends such a process by itself.
+ * Imported before anything else. The kernel gives the first process of a container no signal that it has no handler for.
+ * One that came while the program starts would be lost, and the Pod would wait out its grace period. Elsewhere the
+ * kernel ends such a process by itself.
  */
 const EXIT_CODES = { SIGINT: 130, SIGTERM: 143 } as const
 

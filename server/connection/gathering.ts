@@ -1,7 +1,7 @@
 /**
- * How long to let requests gather before they are looked at. A client with many requests under way sends them one
- * by one, and a server that is quicker than its client answers them one by one, with a wake-up and a send for
- * each: most of what a small request costs. A few microseconds later there are several, and all share these.
+ * How long to let requests gather before they are looked at. A client with many requests under way sends them one by
+ * one. A server that is quicker than its client answers them one by one, with a wake-up and a send for each, and these
+ * are most of what a small request costs. A few microseconds later there are several, which share them.
  */
 import { Trial } from '../linux/trial.ts'
 

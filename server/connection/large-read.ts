@@ -1,6 +1,6 @@
 /**
- * Large reads. Copying so much out of the page cache takes longer than the way to a thread and back, and threads copy
- * side by side, while the event loop sends what is there: out of the buffer it was read into.
+ * Large reads. To copy so much out of the page cache takes longer than the way to a thread and back. Threads copy side by
+ * side, and the event loop meanwhile sends what is there, straight out of the buffer it was read into.
  */
 import { Passage } from '../linux/passage.ts'
 import { NBD_ERRNO } from '../protocol/constants.ts'

@@ -14,8 +14,8 @@ import { type Client, tcpClient, unixClient } from './peer.ts'
 const LIVENESS: Liveness = { idle: 10, interval: 5, probes: 3, unacknowledged: 25 }
 const BACKLOG = 1024
 /**
- * Bytes of replies that a unix socket holds. Several large ones have room, so that a server does not go to sleep between
- * them: one that sends two of 256 KiB into room for just one of them does for the rest of each second one.
+ * Bytes of replies that a unix socket holds: room for several large ones. With room for one of 256 KiB only, the server
+ * would go to sleep in the middle of each second one.
  */
 const UNIX_REPLIES = 2 ** 20
 

@@ -3,8 +3,8 @@ const MAX_REQUESTS = 512
 const MAX_BYTES = 8 * 2 ** 20
 /**
  * Milliseconds after which reads that the page cache could not serve end the turn, while other connections are active
- * and while none is. The kernel asks the disk for each at once, which takes it 10 to 30 us, so that a deep queue of
- * them would hold everybody else up for longer than the disk takes; but many short turns cost a fifth of the rate.
+ * and while none is. The kernel asks the disk for each of them at once, which takes it 10 to 30 us: a deep queue would
+ * hold everybody else up for longer than the disk takes. Many short turns, on the other hand, cost a fifth of the rate.
  */
 const [MAX_MISSING_MS, MAX_MISSING_ALONE_MS] = [0.05, 1]
 /** How long after its last turn another connection counts as active, in ms. */

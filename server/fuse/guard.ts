@@ -1,6 +1,6 @@
 /**
- * A shell that waits for the end of this process, however that comes, and then unmounts what it left: a
- * process that is killed cannot do so by itself, and its mount would answer every call by ENOTCONN.
+ * A shell that waits for the end of this process, however that comes, and then unmounts what it left. A process that is
+ * killed cannot do so by itself, and its mount would answer every call by ENOTCONN.
  */
 import { spawn } from 'node:child_process'
 import { MOUNT_TYPE } from './mountpoint.ts'

@@ -1,7 +1,7 @@
 /**
- * A way for data from one socket to another that leaves it with the kernel (splice(2)): into a pipe, behind the header of
- * the reply that it belongs to, and out of it when all of it has come. It can be thrown away until then, and it can be
- * taken into memory at any time: where it comes in another way than in one piece, or a socket is full.
+ * A way for data from one socket to another that leaves it with the kernel (splice(2)). The data goes into a pipe, behind
+ * the header of its reply, and out of it when all of it has come. Until then it can be thrown away. It can be taken into
+ * memory at any time, where it does not come in one piece or a socket is full.
  */
 import { ERRNO } from './errno.ts'
 import { addressOf, declare, lastErrno } from './syscalls.ts'

@@ -12,9 +12,8 @@ import { parseParameters } from './parameters.ts'
 export const POOLS: Resource<DiskPool> = DISK_POOLS
 
 /**
- * Bytes that new volumes of a pool may have: what its quota leaves, which the administrator may have set above the size
- * of the volume, since disks take up only what is written to them; without a quota what is free on the volume. Undefined
- * where neither is known.
+ * Bytes that new volumes of a pool may have: what its quota leaves, or without a quota what is free on the pool's volume.
+ * Undefined where neither is known. A quota may be larger than the volume: disks take up only what is written to them.
  */
 export function roomOf(pool: DiskPool): number | undefined {
   let quota: number | undefined

@@ -1,8 +1,7 @@
 /**
- * Processes that outlive the pod of the driver. Such a process has for its root a copy of the program in a folder of the
- * host, and beside that only /dev, /proc and /sys, and is in a cgroup beside those of the pods, so that neither the end of the
- * pod nor that of its image ends it. The pod has to be privileged, in the host's processes and network, and to have
- * the host's /dev and /sys/fs/cgroup.
+ * Processes that outlive the pod of the driver, and its image. The root of such a process is a folder of the host, with a
+ * copy of the program and nothing else but /dev, /proc and /sys. Its cgroup stands beside those of the pods. The pod has
+ * to be privileged, to share the host's processes and network, and to have the host's /dev and /sys/fs/cgroup.
  */
 import { createHash } from 'node:crypto'
 import { chmod, cp, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'

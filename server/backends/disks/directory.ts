@@ -90,9 +90,9 @@ export class DiskDirectory {
 
   /**
    * Makes the disk, or joins those who wait for the same one. If the signal is aborted only this caller's
-   * wait ends. A creation that has begun is finished even if nobody waits any more, so that a client with
-   * less patience than a command needs finds its disk when it comes back; one that has not begun is
-   * dropped. Throws CreationError, CreationAbortedError, TooManyDisksError, DirectoryError.
+   * wait ends. A creation that nobody waits for any more is dropped if it has not begun, and else finished: a
+   * client with less patience than a command needs finds its disk when it comes back.
+   * Throws CreationError, CreationAbortedError, TooManyDisksError, DirectoryError.
    */
   async create(fileName: string, order: ContentOrder, signal: AbortSignal): Promise<void> {
     await this.#join(this.#creations.get(fileName) ?? this.#begin(fileName, order), signal)

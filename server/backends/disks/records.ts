@@ -1,7 +1,7 @@
 /**
- * Tells links and block devices that a command made from those that somebody planted. The record of a disk
- * is a hard link to the very same inode, in a hidden directory: it cannot go stale by reuse of the inode's
- * number, and a link that replaces the disk is another inode.
+ * Tells links and block devices that a command made from those that somebody planted. The record of a disk is a
+ * hard link to the very same inode, in a hidden directory. A link that replaces the disk is another inode, and as
+ * long as the record is there no other inode can get the number.
  */
 import { type BigIntStats, constants } from 'node:fs'
 import { link, lstat, mkdir, readdir, unlink } from 'node:fs/promises'

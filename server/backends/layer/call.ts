@@ -1,7 +1,7 @@
 /**
- * One call of a backend's operation, from the call to its one and only end. It is what the backend gets as
- * its completion: a backend may keep that and use it again, so there is a fresh one for each call, whereas
- * the connection's own completions are used for one request after the other.
+ * One call of a backend's operation, from the call to its one and only end. It is what the backend gets as its
+ * completion. A foreign backend may keep that and call it twice, so each call has a fresh one; the connection's own
+ * completions are used for one request after the other.
  */
 import { type Completion, PENDING } from '../backend.ts'
 import { AbandonedError, BackendError, describe, type Failure, failureOf, isThenable } from './errors.ts'
