@@ -6,9 +6,14 @@ import { failure, gate, memoryBackend } from './test-backend.ts'
 import {
   BLOCK_STATUS,
   CACHE,
+  ERR,
   errorOf,
   FLAG,
   FLUSH,
+  GO,
+  goPayload,
+  INFO,
+  outcome,
   READ,
   readSimple,
   request,
@@ -288,6 +293,21 @@ describe('A disk that cannot be opened', () => {
     const server = await faulty(changes)
     await expect(server.attached()).rejects.toThrow(/GO failed/)
     expect(server.admission.size).toBe(0)
+  })
+
+  test.each([
+    ['EBUSY', ERR.POLICY],
+    ['EACCES', ERR.POLICY],
+    ['EPERM', ERR.POLICY],
+    ['ESHUTDOWN', ERR.SHUTDOWN],
+    ['ENOENT', ERR.UNKNOWN],
+    ['EIO', ERR.UNKNOWN],
+  ])('as its backend fails with %s is refused as the protocol says that', async (code, error) => {
+    const open = () => Promise.reject(failure(code, 'No.'))
+    const server = await faulty({ open, probe: open })
+    const client = await server.greeted()
+    for (const type of [INFO, GO])
+      expect(await outcome(client, type, goPayload('disk'))).toMatchObject({ error })
   })
 
   test('that cannot be closed gives its place back all the same', async () => {

@@ -111,6 +111,14 @@ const EXPORT_REPLIES = {
   unavailable: REP.ERR_UNKNOWN,
 } as const
 
+/** The same for the `code` of what a backend refuses a disk with: an upstream's refusal passes through by it. */
+const CODE_REPLIES: ReadonlyMap<unknown, number> = new Map([
+  ['EBUSY', REP.ERR_POLICY],
+  ['EACCES', REP.ERR_POLICY],
+  ['EPERM', REP.ERR_POLICY],
+  ['ESHUTDOWN', REP.ERR_SHUTDOWN],
+])
+
 /** Wire reply for the reason why an export could not be had. TLS is not asked of those who have it already. */
 function refusalReply(error: unknown, { secured }: Client): number {
   if (error instanceof ExportNameError) {
@@ -120,7 +128,7 @@ function refusalReply(error: unknown, { secured }: Client): number {
     if (error.kind === 'tls') return secured ? REP.ERR_POLICY : REP.ERR_TLS_REQD
     return EXPORT_REPLIES[error.kind]
   }
-  return (error as { code?: unknown } | null | undefined)?.code === 'EBUSY' ? REP.ERR_POLICY : REP.ERR_UNKNOWN
+  return CODE_REPLIES.get((error as { code?: unknown } | null | undefined)?.code) ?? REP.ERR_UNKNOWN
 }
 
 function refuseExport(option: number, name: Buffer, error: unknown, context: OptionContext): Answer {
