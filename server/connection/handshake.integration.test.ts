@@ -3,6 +3,7 @@ import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { HIDDEN_NAME } from '../backends/disks/directory.ts'
+import { memoryBackend } from './test-backend.ts'
 import {
   ACK,
   ask,
@@ -31,6 +32,7 @@ const ABORT = 2
 const LIST = 3
 const STARTTLS = 5
 const STRUCTURED_REPLY = 8
+const LIST_META_CONTEXT = 9
 
 /** Proves that the server still understands options. */
 async function inSync(client: RawClient): Promise<void> {
@@ -312,6 +314,27 @@ describe('LIST', () => {
     }
     mkdirSync(join(server.path, 'folder'))
     expect(await names(await server.greeted())).toEqual(['', 'a', 'b', 'Ä'])
+  })
+
+  test('allows questions about all the names that it told, and a second one no more of them', async () => {
+    const listed = Array.from({ length: 300 }, (_, index) => `disk${index}`)
+    const backend = memoryBackend(Buffer.alloc(MIB), { listExports: () => listed })
+    const client = await (await serve({ backend })).greeted()
+    for (const round of [1, 2]) {
+      expect(await names(client), `list ${round}`).toHaveLength(300)
+      for (const name of listed) {
+        expect(await outcome(client, INFO, goPayload(name))).toMatchObject({ type: ACK })
+        await outcome(client, LIST_META_CONTEXT, metaPayload(name))
+      }
+    }
+    // 256, 8 for each of 300 names; two lists count as 32 each, and there were 4 questions about each name.
+    const left = 256 + 300 * 8 - 2 * 32 - 300 * 4
+    for (let index = 0; index < left; index++) client.send(option(99))
+    for (let index = 0; index < left; index++) {
+      expect(await takeOptionReply(client)).toMatchObject({ error: ERR.UNSUP })
+    }
+    client.send(option(99))
+    await client.over
   })
 
   test('can be switched off', async () => {

@@ -26,6 +26,8 @@ import { type TlsAcceptor, TlsError } from './tls.ts'
 /** Options that one client may send; LIST counts for more, since its answer is long. */
 const MAX_OPTIONS = 256
 const LIST_WEIGHT = 32
+/** Options more for each name of the longest list: `nbdinfo --list` and `qemu-nbd -L` ask about all of them. */
+const OPTIONS_PER_NAME = 8
 
 /** Whether and how a server speaks TLS. */
 export interface TlsTerms {
@@ -73,6 +75,7 @@ export class Negotiation implements Receiver {
   #noZeroes = false
   #fixedNewstyle = false
   #budget = MAX_OPTIONS
+  #listed = 0
   #busy = false
   #asking = false
   #securing = false
@@ -234,6 +237,7 @@ export class Negotiation implements Receiver {
     this.#events.working(true)
     try {
       const answer = await answerOption(option, payload, this.#state, this.#context)
+      this.#allowFor(answer.listed ?? 0)
       await this.#conclude(option, answer)
     } catch (error) {
       if (this.#stopping) this.#shutDown(option)
@@ -247,6 +251,13 @@ export class Negotiation implements Receiver {
     if (!this.#finished || this.#asking || this.#phase !== 'options') return
     this.#error ??= leftEarly()
     this.#end()
+  }
+
+  /** More lists of the same names allow no more. */
+  #allowFor(listed: number): void {
+    if (listed <= this.#listed) return
+    this.#budget += (listed - this.#listed) * OPTIONS_PER_NAME
+    this.#listed = listed
   }
 
   async #conclude(

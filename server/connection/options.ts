@@ -51,6 +51,8 @@ export interface OptionContext {
 export interface Answer {
   readonly replies: readonly Buffer[]
   readonly opened?: OpenedExport
+  /** How many names a list has told, each of which the client may ask about. */
+  readonly listed?: number
 }
 
 type Handler = (
@@ -185,7 +187,8 @@ async function list(
   if (!context.list) return refuse(option, REP.ERR_POLICY, 'This server does not list its exports.')
   try {
     const names = await context.catalog.list(context.client.peer)
-    return { replies: [...names.map(name => encodeServerReply(option, name)), ack(option)] }
+    const replies = [...names.map(name => encodeServerReply(option, name)), ack(option)]
+    return { replies, listed: names.length }
   } catch (error) {
     context.refused(payload, error)
     return refuse(option, REP.ERR_PLATFORM, 'The exports cannot be listed now.')
