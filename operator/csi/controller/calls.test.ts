@@ -74,3 +74,10 @@ test('ValidateVolumeCapabilities confirms no parameters of a volume in another p
       message: expect.stringMatching(/^This is another volume: it is in the pool disks\/lab, not in /),
     })
 })
+
+test('GetCapacity refuses a parameter that there is not, also without a pool', async () => {
+  const { client, volumes } = await follow()
+  const capacity = (parameters: Readonly<Record<string, string>>) =>
+    controller(client, volumes, undefined).GetCapacity?.({ parameters, volumeCapabilities: [] }, call())
+  await expect(capacity({ foo: 'bar' })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+})

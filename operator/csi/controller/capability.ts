@@ -8,6 +8,17 @@ import { RpcError } from '../rpc/rpc-error.ts'
 export const FILESYSTEMS = ['ext2', 'ext3', 'ext4', 'xfs', 'btrfs'] as const
 const DEFAULT_FILESYSTEM = 'ext4'
 
+const MIB = 2 ** 20
+/** Bytes that their mkfs wants at least, or somewhat more: xfs from xfsprogs 6 on, btrfs 109 MiB. */
+const LEAST_SIZES: Readonly<Record<string, number>> = {
+  ...{ ext2: MIB, ext3: MIB, ext4: MIB },
+  xfs: 300 * MIB,
+  btrfs: 128 * MIB,
+}
+
+/** Bytes that a volume with this filesystem has at least. */
+export const leastSize = (filesystem: string): number => LEAST_SIZES[filesystem] ?? 0
+
 const SINGLE_NODE: readonly AccessMode[] = [
   'SINGLE_NODE_WRITER',
   'SINGLE_NODE_READER_ONLY',

@@ -47,7 +47,7 @@ export async function getCapacity(
   }
 
   async function askedPools(): Promise<readonly DiskPool[]> {
-    if (parameters.pool === undefined)
+    if (Object.keys(parameters).length === 0)
       return (await client.list(POOLS, { namespace, signal })).items.map(withKind)
     const { pool, poolNamespace } = parseParameters(parameters, namespace)
     const found = await client.find(POOLS, { namespace: poolNamespace, name: pool }, { signal })

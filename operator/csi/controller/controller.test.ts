@@ -103,6 +103,25 @@ describe('A request for a volume', () => {
     })
   })
 
+  // mkfs failed, again and again, and CreateVolume never ended: of a claim of 100Mi with xfs, for one.
+  test.each([
+    ['ext4', 1, 2 ** 20],
+    ['xfs', 100 * 2 ** 20, 300 * 2 ** 20],
+    ['btrfs', 2 ** 20, 128 * 2 ** 20],
+    ['xfs', 301 * 2 ** 20, 301 * 2 ** 20],
+    ['xfs', 0, GIB],
+  ])('has what %s needs at least, where %d bytes are asked for', (fsType, asked, size) => {
+    const volumeCapabilities = [mounted('SINGLE_NODE_WRITER', fsType)]
+    const wanted = wantedVolume(request({ volumeCapabilities, capacityRange: range(asked, 0) }), undefined)
+    expect(wanted.disk).toMatchObject({ spec: { size } })
+    for (const most of size > 2 ** 28 ? [200 * 2 ** 20] : [2 ** 19]) {
+      const capacityRange = range(Math.min(asked, most), most)
+      expect(thrownBy(() => wantedVolume(request({ volumeCapabilities, capacityRange }), undefined))).toEqual(
+        refused('OUT_OF_RANGE', `${fsType} cannot be made`),
+      )
+    }
+  })
+
   test('for a raw block volume makes no filesystem', () => {
     const { disk } = wantedVolume(request({ volumeCapabilities: [block] }), undefined)
     expect(disk).toMatchObject({ spec: { size: GIB, filesystem: { type: 'none' } } })

@@ -4,7 +4,7 @@ import { API_GROUP_VERSION, ONDEMANDDISK_KIND, type OnDemandDisk } from '../../.
 import { quote } from '../../../crds/quote.ts'
 import type { CreateVolumeRequest } from '../protocol/messages.ts'
 import { RpcError } from '../rpc/rpc-error.ts'
-import { capabilityProblem, filesystemFor } from './capability.ts'
+import { capabilityProblem, filesystemFor, leastSize } from './capability.ts'
 import { DEFAULT_SIZE, isIn, parseRange, type SizeRange, sizeIn } from './capacity.ts'
 import { type MutableSpec, parseMutableParameters, parseParameters } from './parameters.ts'
 import { objectNameOf, type VolumeRef } from './volume-id.ts'
@@ -75,13 +75,15 @@ export function wantedVolume(
   const filesystem = filesystemFor(volumeCapabilities, source?.filesystem ?? fsType)
   checkSource(source, { namespace: poolNamespace, pool, filesystem })
   const range = parseRange(request.capacityRange)
-  const least = Math.max(range.least, source?.size ?? 0)
-  const size = sizeIn(range, least === 0 ? DEFAULT_SIZE : least)
-  if (source !== undefined && size < source.size) {
-    throw new RpcError(
-      'OUT_OF_RANGE',
-      `capacity_range: the source has ${source.size} bytes, and a copy of it cannot have fewer.`,
-    )
+  const asked = Math.max(range.least, source?.size ?? 0)
+  const least = source?.size ?? leastSize(filesystem)
+  const size = sizeIn(range, Math.max(asked === 0 ? DEFAULT_SIZE : asked, least))
+  if (size < least) {
+    const why =
+      source === undefined
+        ? `${filesystem} cannot be made on fewer than ${least} bytes.`
+        : `the source has ${least} bytes, and a copy of it cannot have fewer.`
+    throw new RpcError('OUT_OF_RANGE', `capacity_range: ${why}`)
   }
   const ofAttributes = parseMutableParameters(request.mutableParameters)
   const ref = { namespace: poolNamespace, name: objectName }
