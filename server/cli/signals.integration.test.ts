@@ -26,7 +26,7 @@ async function serve(terminal: boolean): Promise<Serving> {
     rmSync(directory, { recursive: true })
   })
   const log = () => readFileSync(logFile, 'utf8')
-  await vi.waitFor(() => expect(log()).toContain('Listening'), { timeout: 9000 })
+  await vi.waitFor(() => expect(log()).toContain('Listening'), { timeout: 30_000 })
   return { process: child, log }
 }
 
@@ -52,6 +52,6 @@ test('A server stops in order when its terminal hangs up', async () => {
   const server = await serve(true)
   // The terminal's other end goes with it.
   server.process.kill('SIGKILL')
-  await vi.waitFor(() => expect(server.log()).toContain('Stopped'), { timeout: 9000 })
+  await vi.waitFor(() => expect(server.log()).toContain('Stopped'), { timeout: 30_000 })
   expect(server.log()).toContain('SIGHUP')
 })

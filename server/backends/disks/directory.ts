@@ -14,7 +14,7 @@ import { lookUp, makeDirectory, Records } from './records.ts'
 import { openStaging } from './staging.ts'
 import { sweep } from './sweep.ts'
 
-const { R_OK, X_OK } = constants
+const { R_OK, W_OK, X_OK } = constants
 
 /** Name of the hidden directory in which disks are made and records kept. */
 export const HIDDEN_NAME = '.ondemand-disk'
@@ -278,6 +278,11 @@ export async function openDiskDirectory(options: DiskDirectoryOptions): Promise<
     return new DiskDirectory({ path, records, look }, undefined, options)
   }
   try {
+    await access(path, W_OK)
+  } catch (error) {
+    throw unusable(options.path, error, 'make disks in it')
+  }
+  try {
     await makeDirectory(hidden)
     if (!(await lookUp(hidden))?.isDirectory()) throw Object.assign(new Error(), { code: 'ENOTDIR' })
     const staging = await openStaging(hidden, {
@@ -296,6 +301,7 @@ export async function openDiskDirectory(options: DiskDirectoryOptions): Promise<
     }
     return new DiskDirectory({ path, records, look }, workshop, options)
   } catch (error) {
-    throw unusable(options.path, error, 'make disks in it')
+    // It is another user's where a server of his was here before, and only the directory itself was handed over.
+    throw unusable(join(options.path, HIDDEN_NAME), error, 'make disks in it')
   }
 }

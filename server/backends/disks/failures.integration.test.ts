@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process'
+import { execFile, execFileSync } from 'node:child_process'
 import {
   chmodSync,
   existsSync,
@@ -10,6 +10,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import { HIDDEN_NAME, openDiskDirectory } from './directory.ts'
 import type { Recipe } from './recipe.ts'
@@ -163,6 +164,41 @@ describe('A directory that cannot be used is refused at start', () => {
     })
   })
 })
+
+test('Where only the hidden directory can be written, no disk can be made, and the server does not start', async () => {
+  const path = makeDirectory()
+  mkdirSync(join(path, HIDDEN_NAME))
+  chmodSync(join(path, HIDDEN_NAME), 0o777)
+  chmodSync(path, 0o555)
+  expect(await openAsNobody(path)).toBe(`--dir: ${path} cannot be used: the server may not make disks in it`)
+})
+
+test('Where only the hidden directory cannot be written, it is named', async () => {
+  const path = makeDirectory()
+  mkdirSync(join(path, HIDDEN_NAME))
+  chmodSync(join(path, HIDDEN_NAME), 0o555)
+  chmodSync(path, 0o777)
+  const reason = 'cannot be used: the server may not make disks in it'
+  expect(await openAsNobody(path)).toBe(`--dir: ${path}/${HIDDEN_NAME} ${reason}`)
+})
+
+/** Opens a directory in a process that is another user's, also where root runs the tests; returns the error's message. */
+async function openAsNobody(path: string): Promise<string> {
+  const module = new URL('./directory.ts', import.meta.url)
+  const script = `
+    import { openDiskDirectory } from '${module}'
+    if (process.getuid() === 0) process.setuid(65534)
+    const message = await openDiskDirectory({ path: process.argv[1], create: true }).then(() => 'opened', error => error.message)
+    process.stdout.write(message, () => process.exit())`
+  const { stdout } = await promisify(execFile)(process.execPath, [
+    '--input-type=module',
+    '--eval',
+    script,
+    '--',
+    path,
+  ])
+  return stdout
+}
 
 /** Root may write everywhere. */
 async function asNobody(work: () => Promise<void>): Promise<void> {
