@@ -1,5 +1,5 @@
 /** One fio job on NBD disks by its own nbd engine, and what it says of it. */
-import { type ChildProcess, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { outputOf } from './process.ts'
 
 /** A job; runs on each of its disks by a connection of its own. */
@@ -93,7 +93,48 @@ async function resultOf(args: readonly string[]): Promise<FioResult> {
   }
 }
 
-/** Starts a job that goes on until it is killed. Its complaints are for whoever runs the bench. */
-export function startFio(job: FioJob, uri: string): ChildProcess {
-  return spawn('fio', argumentsOf(job, [uri], 3600), { stdio: ['ignore', 'ignore', 'inherit'] })
+/** fio's status when it has ended in order because it was asked to. */
+const INTERRUPTED = 128
+/** How long it has for that, in ms, before it is killed. */
+const PATIENCE_MS = 5000
+
+/** A job that goes on until it is told to end. */
+export interface EndlessFio {
+  /** Fails as soon as it ends by itself, with what it complained of. */
+  readonly failed: Promise<never>
+  /** Ends it in order: nbdkit 1.32 fails an assertion (raw_send_socket) where a client vanishes with requests under way. */
+  end(): Promise<void>
+}
+
+/** Starts a job on one disk, and waits until it is connected. */
+export async function startFio(job: FioJob, uri: string): Promise<EndlessFio> {
+  const child = spawn('fio', argumentsOf(job, [uri], 3600), { stdio: ['ignore', 'pipe', 'pipe'] })
+  let complaint = ''
+  child.stderr.on('data', (text: Buffer) => {
+    complaint = (complaint + text.toString()).slice(-2000)
+  })
+  const ended = new Promise<number | NodeJS.Signals | null>((resolve, reject) => {
+    child.once('error', reject)
+    child.once('close', (code, signal) => resolve(code ?? signal))
+  })
+  const failed = ended.then(how => {
+    throw new Error(`The other client has ended with ${how}: ${complaint}`)
+  })
+  failed.catch(() => {})
+  const connected = new Promise<void>(resolve => {
+    let said = ''
+    child.stdout.on('data', (text: Buffer) => {
+      said = (said + text.toString()).slice(-2000)
+      if (said.includes('connected to NBD server')) resolve()
+    })
+  })
+  const end = async () => {
+    child.kill('SIGINT')
+    const timer = setTimeout(() => child.kill('SIGKILL'), PATIENCE_MS)
+    const how = await ended
+    clearTimeout(timer)
+    if (how !== INTERRUPTED) throw new Error(`The other client has ended with ${how}: ${complaint}`)
+  }
+  await Promise.race([connected, failed])
+  return { failed, end }
 }

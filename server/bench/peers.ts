@@ -16,7 +16,7 @@ import { makeAuthority } from '../client/test-certificates.ts'
 import { needDisk, needSparseDisks } from './disks.ts'
 import { endWithChildren, outputOf, scratchFolder } from './process.ts'
 import { mergedTable, type Rounds, rowText, tableText, verdictsOf } from './report.ts'
-import type { Measurement, Row } from './row.ts'
+import type { Measurement, Place, Row } from './row.ts'
 import { ROWS } from './rows.ts'
 import { BEFORE, type Server, type ServerName, startServer } from './servers.ts'
 
@@ -58,7 +58,7 @@ async function runRow(row: Row, only: readonly string[], terms: Terms): Promise<
     for (let round = 0; round <= terms.rounds; round++) {
       const place = { directory, seconds: round === 0 ? 0.5 : terms.seconds }
       for (const server of servers) {
-        const measurement = await row.measure(server, place)
+        const measurement = await measured(row, server, place)
         if (round > 0) rounds.get(server.name)?.push(measurement)
       }
     }
@@ -66,6 +66,19 @@ async function runRow(row: Row, only: readonly string[], terms: Terms): Promise<
     await Promise.all(servers.map(server => server.stop()))
   }
   return rounds
+}
+
+/** @throws Error that names the server, and how it has ended if it has: a client tells only that nobody is there */
+async function measured(row: Row, server: Server, place: Place): Promise<Measurement> {
+  try {
+    return await row.measure(server, place)
+  } catch (cause) {
+    const ending = server.ending()
+    throw new Error(
+      `${row.name} cannot be measured on ${server.name}${ending === undefined ? '' : `, as ${ending}`}.`,
+      { cause },
+    )
+  }
 }
 
 async function versions(): Promise<string> {

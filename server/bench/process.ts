@@ -130,6 +130,8 @@ export async function untilListening(where: NetConnectOpts): Promise<void> {
 /** A server that runs. */
 export interface Running {
   readonly pid: number
+  /** How it has ended by itself, with the last of what it said; undefined while it runs. */
+  ending(): string | undefined
   stop(): Promise<void>
 }
 
@@ -153,12 +155,16 @@ export async function startListening(
       // Its number may be another program's next.
       daemons.delete(pid)
     }
-    return { pid, stop }
+    return { pid, stop, ending: () => (isRunning(pid) ? undefined : `${program} has ended`) }
   }
   const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'] })
   let complaint = ''
   child.stderr.on('data', (text: Buffer) => {
     complaint = (complaint + text.toString()).slice(-2000)
+  })
+  let ending: string | undefined
+  child.once('exit', (code, signal) => {
+    ending = `${program} has ended with ${signal ?? code}: ${complaint}`
   })
   const ended = finished(child)
   const early = ended
@@ -167,7 +173,7 @@ export async function startListening(
   await Promise.race([untilListening(where), early])
   early.catch(() => {})
   const pid = child.pid as number
-  return { pid, stop: () => endProcess(pid) }
+  return { pid, stop: () => endProcess(pid), ending: () => ending }
 }
 
 /** Asks a process to end, and kills it when it has not after 10 s: its hanging must not hang the benchmark. */

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { drop, fillDisk, needSparseDisks, warm } from './disks.ts'
 import { type FioJob, fio, startFio } from './fio.ts'
 import { comeAndGo, leaveDisk, openDisk } from './handshakes.ts'
-import { cpuMicros, finished, outputOf, residentBytes } from './process.ts'
+import { cpuMicros, outputOf, residentBytes } from './process.ts'
 import type { Measurement, Place, Row } from './row.ts'
 import type { Server, ServerName, Transport } from './servers.ts'
 
@@ -249,21 +249,14 @@ function disturbedRow(name: string, what: string, disturbance: FioJob, cache: Ca
     async measure(server: Server, place: Place): Promise<Measurement> {
       prepare('cached', ['disk'], place)
       prepare(cache, ['other'], place)
-      const other = startFio(disturbance, server.uri('other'))
-      const ended = finished(other).catch(cause => {
-        throw new Error(`The other client of ${server.name} failed.`, { cause })
-      })
+      const other = await startFio(disturbance, server.uri('other'))
       try {
         const reader = fio(small('randread', 1), [server.uri('disk')], place.seconds)
-        const { p99, rate } = await Promise.race([
-          reader,
-          ended.then(() => Promise.reject(new Error('The other client ended too early.'))),
-        ])
+        const { p99, rate } = await Promise.race([reader, other.failed])
         if (!(rate > 0)) throw new Error('The reader was not served.')
         return { value: p99 }
       } finally {
-        other.kill('SIGKILL')
-        await ended
+        await other.end()
       }
     },
   }

@@ -43,6 +43,8 @@ export interface Server {
   uri(disk: string): string
   /** Where it listens, for a client of our own; TCP only. */
   readonly port: number
+  /** How one of its processes has ended by itself; undefined while all run. */
+  ending(): string | undefined
   stop(): Promise<void>
 }
 
@@ -175,6 +177,7 @@ export async function startServer(name: ServerName, terms: ServerTerms): Promise
     pids: running.map(({ pid }) => pid),
     port: first,
     uri: disk => uris.get(disk) ?? '',
+    ending: () => running.map(one => one.ending()).find(text => text !== undefined),
     stop,
   }
 }
