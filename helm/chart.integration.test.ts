@@ -400,6 +400,13 @@ describe('Values that are wrong are refused, and named', () => {
     ['uninstall.force=true', 'force'],
     // What remains of a part of which all lines are comments. It was a nil pointer in some template.
     ['csi=null', 'csi'],
+    // As of a value that was left empty: options without their argument, and paths of `%!s(<nil>)`.
+    ['image.pullPolicy=null', 'pullPolicy'],
+    ['operator.logLevel=null', 'logLevel'],
+    ['metrics.port=null', 'port'],
+    ['csi.kubeletDir=null', 'kubeletDir'],
+    ['csi.node.metricsPort=null', 'metricsPort'],
+    ['uninstall.timeoutSeconds=null', 'timeoutSeconds'],
     ['metrics=null', 'metrics'],
     ['csi.node.grpcProxy=null', 'grpcProxy'],
     ['csi.sidecars.registrar=null', 'registrar'],
