@@ -196,6 +196,12 @@ test('The reason stands before the usage that mkfs.xfs prints', () => {
   expect(reasonOf(' \n\r\n')).toBeUndefined()
 })
 
+test('The reason stands before the hint that cp and others end with', async () => {
+  const { done } = await runCommand('cp "$disk"')
+  await expect(done).rejects.toThrow(/^The command failed: cp: missing destination file operand/)
+  expect(reasonOf("Try 'x --help' for more information.\n")).toBe("Try 'x --help' for more information.")
+})
+
 test('The reason is whole where mkfs.ext4 has wrapped it', () => {
   const said =
     'mke2fs 1.47\nmkfs.ext4: Device size reported to be zero.  Invalid partition, or\n\tit was not read\n\tagain.\n\n'

@@ -29,10 +29,13 @@ const STDERR_PATIENCE_MS = 500
 // Whatever moves a cursor, begins a line or changes the direction of text.
 const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu
 
+/** What GNU's programs say after the reason. */
+const HINT = /^Try '.+' for more information\.$/
+
 /**
  * The line of stderr that says why a program failed: the last that is not empty, at most 300 characters,
- * without control characters. Programs that end with a page of usage (mkfs.xfs) have said it before that, and those that
- * wrap what they say (mkfs.ext4) begin the rest of it with a tab.
+ * without control characters. Programs that end with a page of usage (mkfs.xfs) or with where to find it (cp) have said
+ * it before that, and those that wrap what they say (mkfs.ext4) begin the rest of it with a tab.
  */
 export function reasonOf(stderr: string): string | undefined {
   const lines = stderr
@@ -41,7 +44,8 @@ export function reasonOf(stderr: string): string | undefined {
     .map(line => line.replace(UNPRINTABLE, ' ').trim())
     .filter(line => line !== '')
   const usage = lines.findIndex(line => /^usage:/i.test(line))
-  const reason = (usage > 0 ? lines.slice(0, usage) : lines).at(-1)
+  const said = usage > 0 ? lines.slice(0, usage) : lines
+  const reason = said.findLast(line => !HINT.test(line)) ?? said.at(-1)
   return reason !== undefined && reason.length > MAX_REASON ? `${reason.slice(0, MAX_REASON)}…` : reason
 }
 
