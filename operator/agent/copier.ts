@@ -63,6 +63,7 @@ const AWAY_RETRY_MS = 1000
 /** Copies compete for the volume with the clients of all disks. */
 const MAX_AT_ONCE = 4
 
+/** Makes copies on the volume, some at once; the others wait for their turn. */
 export function createCopier({ volume, mirror, onEnd, log, onStep }: CopierTerms): Copier {
   const running = new Map<string, Running>()
   const ended = new Map<string, CopyView>()

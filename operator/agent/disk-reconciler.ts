@@ -67,6 +67,7 @@ export function parseDisk(disk: OnDemandDisk, names: NameRules): Parsed {
   return parsed
 }
 
+/** Which export names a pool allows; where it is not known, the fewest. */
 export const nameRules = (pool: DiskPool | undefined): NameRules =>
   pool?.spec.exportNames === 'Relaxed' ? 'relaxed' : 'strict'
 
@@ -89,6 +90,7 @@ export function placeOfSnapshots(view: Pick<PoolView, 'snapshots'>): number {
   return sum
 }
 
+/** Makes what brings the pool's disks, one at a time, to what their objects say. */
 export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
   const { client, view, volume, manifests, mirror, copier, uri, counted, record, onStep } = terms
   const writtenAt = new Map<string, number>()

@@ -10,8 +10,10 @@ export interface AgentCounts {
   refused: number
 }
 
+/** Nothing is counted yet. */
 export const newCounts = (): AgentCounts => ({ statusWrites: 0, made: 0, spares: 0, refused: 0 })
 
+/** The agent's metrics. */
 export function agentFamilies(counts: AgentCounts): Family[] {
   const counter = (name: string, help: string, value: () => number): Family => ({
     name: `ondemand_disk_agent_${name}_total`,

@@ -53,6 +53,7 @@ const PASSING: readonly (string | undefined)[] = [
   'Unknown',
 ]
 
+/** Makes what answers the server when a client asks for a disk that nobody has declared. */
 export function createOnDemand(terms: OnDemandTerms): OnDemand {
   const { client, namespace, poolName, view, volume, isDeclared, isSynced, counted, log } = terms
   /** Places of disks whose objects are being made, by export name. */

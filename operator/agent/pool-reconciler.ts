@@ -29,6 +29,7 @@ export interface PoolReconcilerTerms {
 /** The volume fills without notice, and Jobs make spares without a word: so often is looked, in ms. */
 const LOOK_MS = 5000
 
+/** Makes what brings the server's policy and the pool's status to what holds. */
 export function createPoolReconciler(terms: PoolReconcilerTerms) {
   const { client, view, known, volume, mirror, policyPath, counted, log } = terms
   let policy: string | undefined

@@ -37,6 +37,7 @@ export interface FollowedView extends PoolView {
   poolChanged(event: StoreEvent<DiskPool>): void
 }
 
+/** Puts the view together from the stores that are followed. */
 export function createPoolView({ disks, snapshots, log, onAdd }: PoolViewTerms): FollowedView {
   const fresh = new Map<string, OnDemandDisk>()
   let parsed: DiskPool | undefined

@@ -37,6 +37,7 @@ const RESCAN_MS = 30_000
 /** The largest disks on the slowest volumes; the server ends it sooner when this agent ends. */
 const COPY_MS = 24 * 3600 * 1000
 
+/** Follows the server at its control socket until it is stopped. */
 export function startMirror({ path, onChange, log }: MirrorTerms): ServerMirror {
   const stopped = new AbortController()
   const { signal } = stopped

@@ -22,6 +22,7 @@ export interface SnapshotReconcilerTerms {
 /** Conditions of others do not matter to ours. */
 const STATUS_RETRIES = 4
 
+/** Makes what brings the pool's snapshots, one at a time, to what their objects say. */
 export function createSnapshotReconciler({ client, view, volume, copier, counted }: SnapshotReconcilerTerms) {
   async function take(action: SnapshotAction, snapshot: DiskSnapshot, uid: string, signal: AbortSignal) {
     switch (action.kind) {

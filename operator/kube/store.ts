@@ -30,6 +30,7 @@ export function keyOf({ metadata }: KubeObject): string {
   return keyFor(metadata.namespace, metadata.name)
 }
 
+/** The key of an object that goes by these. */
 export function keyFor(namespace: string | undefined, name: string): string {
   return namespace === undefined ? name : `${namespace}/${name}`
 }

@@ -100,6 +100,7 @@ export function jobProblem(
 
 const notRunning = (problem: string) => `The Pod of the Job does not run: ${problem}`
 
+/** Has the object this owner? */
 export function isOwnedBy(object: KubeObject | undefined, uid: string | undefined): boolean {
   return uid !== undefined && object?.metadata.ownerReferences?.some(owner => owner.uid === uid) === true
 }

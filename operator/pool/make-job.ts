@@ -31,6 +31,7 @@ export interface MakeJobTerms {
   readonly besideServer: boolean
 }
 
+/** The Job for one attempt at making disks. */
 export function makeJob(terms: MakeJobTerms, settings: PodSettings): KubeObject {
   const { pool, name, object, owner, attempt, generation, args, besideServer } = terms
   const { metadata } = pool

@@ -49,6 +49,7 @@ export function claim(pool: DiskPool): KubeObject | undefined {
   } as KubeObject
 }
 
+/** Where clients find the pool's server. */
 export function service(pool: DiskPool, owner: OwnerReference): KubeObject {
   const { serviceType, externalTrafficPolicy, nodePort, serviceAnnotations } = pool.spec.server
   const names = poolNames(pool.metadata.name)
@@ -76,6 +77,7 @@ export function service(pool: DiskPool, owner: OwnerReference): KubeObject {
   } as KubeObject
 }
 
+/** Who the agent is. */
 export function serviceAccount(pool: DiskPool, owner: OwnerReference): KubeObject {
   return {
     apiVersion: 'v1',
@@ -85,6 +87,7 @@ export function serviceAccount(pool: DiskPool, owner: OwnerReference): KubeObjec
   } as KubeObject
 }
 
+/** Gives the agent its rights, in the pool's namespace alone. */
 export function roleBinding(
   pool: DiskPool,
   owner: OwnerReference,

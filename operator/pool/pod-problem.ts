@@ -49,6 +49,7 @@ function bounded(text: string): string {
   return text.length > MAX_MESSAGE ? `${text.slice(0, MAX_MESSAGE)}…` : text
 }
 
+/** Is the Pod ready, and to stay? */
 export function isReady({ metadata, status }: Pod): boolean {
   return (
     metadata.deletionTimestamp === undefined &&

@@ -42,6 +42,7 @@ export function commonContainer({ image, imagePullPolicy }: PodSettings) {
 
 export const POOL_MOUNT = { name: 'pool', mountPath: VOLUME_PATH }
 
+/** The claim of the pool's disks, as a volume of a Pod. */
 export function poolVolume(claimName: string) {
   return { name: 'pool', persistentVolumeClaim: { claimName } }
 }

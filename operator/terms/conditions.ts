@@ -6,10 +6,12 @@ import type { Condition, OnDemandDisk } from '../../crds/ondemanddisk.ts'
 type OurObject = DiskPool | DiskSnapshot | OnDemandDisk
 type WithConditions = Pick<OurObject, 'status'>
 
+/** What an object says of this aspect; undefined if nothing. */
 export function conditionOf({ status }: WithConditions, type: string): Condition | undefined {
   return status?.conditions?.find(condition => condition.type === type)
 }
 
+/** Is this aspect of the object so? */
 export function isTrue(object: WithConditions, type: string): boolean {
   return conditionOf(object, type)?.status === 'True'
 }

@@ -25,6 +25,7 @@ export interface Places {
   refusal(uid: string, limits: PoolLimits, all: () => Iterable<Claimant>): Refusal | undefined
 }
 
+/** Nothing is remembered yet. */
 export function createPlaces(): Places {
   let counted: Counted | undefined
 

@@ -85,6 +85,7 @@ const WIRE_KINDS: Readonly<Record<AskRefusalKind, RefusalKind>> = {
   failed: 'unavailable',
 }
 
+/** Asks at a socket for disks. Those who want the same name wait for one question. */
 export function createAsker(options: AskerOptions): Asker {
   const { path, timeoutMs, patienceMs = PATIENCE_MS, onAway, onBack } = options
   const flights = new Map<string, Flight>()

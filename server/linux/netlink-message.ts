@@ -15,6 +15,7 @@ export interface Attribute {
   readonly value: AttributeValue
 }
 
+/** Attributes of a message, by the kind of their value. */
 export const u32 = (type: number, value: number): Attribute => ({ type, value: { kind: 'u32', value } })
 export const u64 = (type: number, value: number): Attribute => ({ type, value: { kind: 'u64', value } })
 export const text = (type: number, value: string): Attribute => ({ type, value: { kind: 'text', value } })

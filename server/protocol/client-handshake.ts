@@ -53,6 +53,7 @@ export interface ServerFlags {
   readonly noZeroes: boolean
 }
 
+/** The server's flags behind its greeting. */
 export function decodeServerFlags(bytes: Buffer): ServerFlags {
   const flags = bytes.readUInt16BE(0)
   return { fixedNewstyle: (flags & FLAG_FIXED_NEWSTYLE) !== 0, noZeroes: (flags & FLAG_NO_ZEROES) !== 0 }
@@ -204,6 +205,7 @@ function expectLength(payload: Buffer, length: number, what: string): void {
   }
 }
 
+/** One piece of information that GO or INFO was answered with. @throws ServerViolation */
 export function decodeInfo(payload: Buffer): ExportInformation {
   if (payload.length < 2) throw new ServerViolation('The server sent an information without its type.')
   switch (payload.readUInt16BE(0)) {

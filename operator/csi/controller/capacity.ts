@@ -35,6 +35,7 @@ export function sizeIn({ least, most }: SizeRange, wanted: number): number {
   throw new RpcError('OUT_OF_RANGE', `capacity_range: there is no multiple of ${STEP} bytes in it.`)
 }
 
+/** Does the range hold so many bytes? */
 export const isIn = ({ least, most }: SizeRange, bytes: number) => bytes >= least && bytes <= most
 
 function size(field: string, text: string): number {

@@ -77,6 +77,7 @@ export function filesystemOf(disk: OnDemandDisk): string | undefined {
   return source === undefined ? filesystem?.type : disk.status?.filesystem
 }
 
+/** The volume that this disk is, by its object. */
 export function refOfDisk({ metadata }: OnDemandDisk): VolumeRef {
   return { namespace: metadata.namespace ?? '', name: metadata.name }
 }

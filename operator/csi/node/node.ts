@@ -51,6 +51,7 @@ export interface NodeTerms {
   readonly launch: Launch | undefined
 }
 
+/** The methods of the Node service. For each volume one call is at work at a time. */
 export function node({ nodeId, launch }: NodeTerms): Handlers<NodeMethods> {
   const one = exclusively()
   const id = ({ volumeId }: { readonly volumeId: string }) => volumeId

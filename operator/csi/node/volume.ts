@@ -42,6 +42,7 @@ export const tagOf = (volumeId: string): string =>
 /** A device cannot be mounted on a directory, so it stands in it. */
 export const devicePath = (stagingPath: string): string => join(stagingPath, 'device')
 
+/** What the kernel has of a volume now. */
 export async function observe(volumeId: string): Promise<Observed> {
   const tag = tagOf(volumeId)
   const [mounts, disks] = await Promise.all([readMounts(), attached()])
@@ -146,6 +147,7 @@ export async function bind(from: string, to: string, kind: 'file' | 'directory')
   await tool('mount', ['--bind', '--', from, to])
 }
 
+/** Makes a bind mount read-only. */
 export const protect = (path: string): Promise<void> => tool('mount', ['-o', 'remount,bind,ro', '--', path])
 
 /** Removes a place that nothing is mounted on, and never anything in it. */
