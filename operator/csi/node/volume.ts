@@ -107,7 +107,7 @@ export async function release(disk: AttachedDisk | undefined, lazy: boolean): Pr
   try {
     await detach(disk.device, { lazy })
   } catch (error) {
-    throw deviceFailure('The volume cannot be attached.', error)
+    throw deviceFailure('The volume cannot be detached.', error)
   }
 }
 
