@@ -2,7 +2,7 @@
 import { NO_FILESYSTEM } from '../../../crds/filesystem-label.ts'
 import { quote } from '../../../crds/quote.ts'
 import type { AccessMode, StringMap, VolumeCapability } from '../protocol/messages.ts'
-import { RpcError } from '../rpc/rpc-error.ts'
+import { need, RpcError } from '../rpc/rpc-error.ts'
 
 /** Filesystems that nodes can mount, check and grow. */
 export const FILESYSTEMS = ['ext2', 'ext3', 'ext4', 'xfs', 'btrfs'] as const
@@ -91,7 +91,7 @@ export function filesystemFor(
   capabilities: readonly VolumeCapability[],
   ofClass: string | undefined,
 ): string {
-  if (capabilities.length === 0) throw new RpcError('INVALID_ARGUMENT', 'volume_capabilities is missing.')
+  need('volume_capabilities', capabilities)
   const mounts = capabilities.filter(capability => modeOf(capability) && capability.mount)
   if (mounts.length === 0) return NO_FILESYSTEM
   const types = new Set(mounts.map(({ mount }) => mount?.fsType || ofClass || DEFAULT_FILESYSTEM))

@@ -9,7 +9,7 @@ import type {
 } from '../protocol/messages.ts'
 import type { Call, Handlers } from '../rpc/call.ts'
 import { exclusively } from '../rpc/exclusive.ts'
-import { RpcError } from '../rpc/rpc-error.ts'
+import { need, RpcError } from '../rpc/rpc-error.ts'
 import { capabilityProblem, contextProblem } from './capability.ts'
 import { getCapacity } from './capacity-of-pools.ts'
 import { createVolume, deleteVolume } from './create.ts'
@@ -87,10 +87,8 @@ async function validate(
   call: Call,
 ): Promise<ValidateVolumeCapabilitiesResponse> {
   const { volumeId, volumeCapabilities, volumeContext, parameters, mutableParameters } = request
-  if (volumeId === '') throw new RpcError('INVALID_ARGUMENT', 'volume_id is missing.')
-  if (volumeCapabilities.length === 0) {
-    throw new RpcError('INVALID_ARGUMENT', 'volume_capabilities is missing.')
-  }
+  need('volume_id', volumeId)
+  need('volume_capabilities', volumeCapabilities)
   const disk = await volumes.get(volumeId, call)
   const spec = specOf(disk)
   const own = { namespace: refOfDisk(disk).namespace, pool: spec.poolName }

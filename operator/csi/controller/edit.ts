@@ -5,7 +5,7 @@ import type { KubeClient } from '../../kube/client.ts'
 import { conditionOf } from '../../kube/conditions.ts'
 import type { ControllerExpandVolumeRequest, ControllerModifyVolumeRequest } from '../protocol/messages.ts'
 import type { Call } from '../rpc/call.ts'
-import { RpcError } from '../rpc/rpc-error.ts'
+import { need, RpcError } from '../rpc/rpc-error.ts'
 import { isIn, parseRange, sizeIn } from './capacity.ts'
 import { POOLS, roomOf } from './capacity-of-pools.ts'
 import { type MutableSpec, parseMutableParameters } from './parameters.ts'
@@ -18,7 +18,7 @@ export async function expandVolume(
   { volumeId, capacityRange }: ControllerExpandVolumeRequest,
   call: Call,
 ): Promise<{ capacityBytes: string; nodeExpansionRequired: boolean }> {
-  if (volumeId === '') throw new RpcError('INVALID_ARGUMENT', 'volume_id is missing.')
+  need('volume_id', volumeId)
   if (!capacityRange) throw new RpcError('INVALID_ARGUMENT', 'capacity_range is missing.')
   const range = parseRange(capacityRange)
   const disk = await volumes.get(volumeId, call)

@@ -7,7 +7,7 @@ import { conditionOf } from '../../kube/conditions.ts'
 import type { Node, Resource } from '../../kube/objects.ts'
 import type { ControllerPublishVolumeRequest, StringMap } from '../protocol/messages.ts'
 import type { Call } from '../rpc/call.ts'
-import { RpcError } from '../rpc/rpc-error.ts'
+import { need, RpcError } from '../rpc/rpc-error.ts'
 import { capabilityProblem, modeOf } from './capability.ts'
 import { patchOf, publicationsOf, publish, unpublish } from './publication.ts'
 import { parseVolumeId } from './volume-id.ts'
@@ -23,8 +23,8 @@ export async function publishVolume(
   { volumeId, nodeId, volumeCapability, readonly }: ControllerPublishVolumeRequest,
   call: Call,
 ): Promise<{ publishContext: StringMap }> {
-  if (volumeId === '') throw new RpcError('INVALID_ARGUMENT', 'volume_id is missing.')
-  if (nodeId === '') throw new RpcError('INVALID_ARGUMENT', 'node_id is missing.')
+  need('volume_id', volumeId)
+  need('node_id', nodeId)
   const mode = modeOf(volumeCapability)
   const disk = await volumes.get(volumeId, call)
   const isNode =

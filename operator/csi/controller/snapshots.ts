@@ -17,7 +17,7 @@ import type {
   VolumeContentSource,
 } from '../protocol/messages.ts'
 import type { Call } from '../rpc/call.ts'
-import { type RpcCode, RpcError } from '../rpc/rpc-error.ts'
+import { need, type RpcCode, RpcError } from '../rpc/rpc-error.ts'
 import { objectNameOf, parseVolumeId, type VolumeRef, volumeIdOf } from './volume-id.ts'
 import { filesystemOf, specOf, type Volumes } from './volumes.ts'
 import type { ContentSource } from './wanted.ts'
@@ -163,7 +163,7 @@ function ended({ signal }: Call, snapshot: DiskSnapshot): unknown {
 
 /** Deletes the snapshot, and waits until nothing of it is left. */
 export async function deleteSnapshot(client: KubeClient, snapshotId: string, call: Call): Promise<object> {
-  if (snapshotId === '') throw new RpcError('INVALID_ARGUMENT', 'snapshot_id is missing.')
+  need('snapshot_id', snapshotId)
   const ref = parseVolumeId(snapshotId)
   const { signal } = call
   const found = ref && (await client.find(SNAPSHOTS, ref, { signal }))
@@ -276,7 +276,7 @@ export async function contentSource(
 }
 
 function parseSourceId(volumeId: string): VolumeRef | undefined {
-  if (volumeId === '') throw new RpcError('INVALID_ARGUMENT', 'source_volume_id is missing.')
+  need('source_volume_id', volumeId)
   return parseVolumeId(volumeId)
 }
 

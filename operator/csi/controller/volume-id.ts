@@ -1,7 +1,7 @@
 /** What volumes are called: to Kubernetes by an id, in the API by an object. */
 import { createHash } from 'node:crypto'
 import type { ObjectRef } from '../../kube/client.ts'
-import { RpcError } from '../rpc/rpc-error.ts'
+import { need, RpcError } from '../rpc/rpc-error.ts'
 
 /** A namespace and a name with a slash between them have at most the 128 bytes that an id may have. */
 const MAX_NAME = 63
@@ -25,7 +25,7 @@ export const volumeIdOf = ({ namespace, name }: VolumeRef) => `${namespace}/${na
  * @throws RpcError INVALID_ARGUMENT where no id is given
  */
 export function parseVolumeId(volumeId: string): VolumeRef | undefined {
-  if (volumeId === '') throw new RpcError('INVALID_ARGUMENT', 'volume_id is missing.')
+  need('volume_id', volumeId)
   const [namespace = '', name = '', ...more] = volumeId.split('/')
   const isOne = more.length === 0 && NAMESPACE.test(namespace) && NAME.test(name) && name.length <= 253
   return isOne ? { namespace, name } : undefined
@@ -37,7 +37,7 @@ export function parseVolumeId(volumeId: string): VolumeRef | undefined {
  * @throws RpcError INVALID_ARGUMENT for what the specification does not let be a name
  */
 export function objectNameOf(volumeName: string): string {
-  if (volumeName === '') throw new RpcError('INVALID_ARGUMENT', 'name is missing.')
+  need('name', volumeName)
   if (Buffer.byteLength(volumeName) > MAX_VOLUME_NAME_BYTES) {
     throw new RpcError('INVALID_ARGUMENT', `name has more than ${MAX_VOLUME_NAME_BYTES} bytes.`)
   }

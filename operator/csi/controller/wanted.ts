@@ -3,7 +3,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { API_GROUP_VERSION, ONDEMANDDISK_KIND, type OnDemandDisk } from '../../../crds/ondemanddisk.ts'
 import { quote } from '../../../crds/quote.ts'
 import type { CreateVolumeRequest } from '../protocol/messages.ts'
-import { RpcError } from '../rpc/rpc-error.ts'
+import { need, RpcError } from '../rpc/rpc-error.ts'
 import { capabilityProblem, filesystemFor, leastSize } from './capability.ts'
 import { DEFAULT_SIZE, isIn, parseRange, type SizeRange, sizeIn } from './capacity.ts'
 import { type MutableSpec, parseMutableParameters, parseParameters } from './parameters.ts'
@@ -64,9 +64,7 @@ export function wantedVolume(
 ): WantedVolume {
   const { name, volumeCapabilities } = request
   const objectName = objectNameOf(name)
-  if (volumeCapabilities.length === 0) {
-    throw new RpcError('INVALID_ARGUMENT', 'volume_capabilities is missing.')
-  }
+  need('volume_capabilities', volumeCapabilities)
   const { pool, poolNamespace, fsType, annotations, mutable } = parseParameters(
     request.parameters,
     defaultNamespace,

@@ -19,7 +19,7 @@ import type {
 } from '../protocol/messages.ts'
 import type { Call, Handlers } from '../rpc/call.ts'
 import { exclusively } from '../rpc/exclusive.ts'
-import { RpcError } from '../rpc/rpc-error.ts'
+import { need, RpcError } from '../rpc/rpc-error.ts'
 import { checkFlags, growFilesystem } from './filesystem.ts'
 import { deviceOf, mountAt, planPublish, planStage, planUnstage } from './plan.ts'
 import {
@@ -69,10 +69,6 @@ export function node({ nodeId, launch }: NodeTerms): Handlers<NodeMethods> {
   }
 }
 
-function needVolume(volumeId: string): void {
-  if (volumeId === '') throw new RpcError('INVALID_ARGUMENT', 'volume_id is missing.')
-}
-
 /** A path as the kernel writes it. */
 function pathOf(field: string, text: string): string {
   const path = normalized(field, text)
@@ -81,7 +77,7 @@ function pathOf(field: string, text: string): string {
 }
 
 function normalized(field: string, text: string): string {
-  if (text === '') throw new RpcError('INVALID_ARGUMENT', `${field} is missing.`)
+  need(field, text)
   return normalize(text).replace(/(?<=.)\/+$/, '')
 }
 
@@ -102,7 +98,7 @@ function uriOf({ uri }: StringMap): string {
 
 async function stageVolume(request: NodeStageVolumeRequest, launch: Launch | undefined): Promise<object> {
   const { volumeId, publishContext, stagingTargetPath, volumeCapability } = request
-  needVolume(volumeId)
+  need('volume_id', volumeId)
   const place = pathOf('staging_target_path', stagingTargetPath)
   const mode = modeOf(volumeCapability)
   const { mount } = volumeCapability ?? {}
@@ -122,7 +118,7 @@ async function stageVolume(request: NodeStageVolumeRequest, launch: Launch | und
 }
 
 async function unstageVolume(volumeId: string, stagingTargetPath: string): Promise<object> {
-  needVolume(volumeId)
+  need('volume_id', volumeId)
   const place = pathOf('staging_target_path', stagingTargetPath)
   const observed = await observe(volumeId)
   const path = mountAt(observed.mounts, place) ? place : devicePath(place)
@@ -138,7 +134,7 @@ async function unstageVolume(volumeId: string, stagingTargetPath: string): Promi
 
 async function publishVolume(request: NodePublishVolumeRequest): Promise<object> {
   const { volumeId, stagingTargetPath, targetPath, volumeCapability } = request
-  needVolume(volumeId)
+  need('volume_id', volumeId)
   const target = pathOf('target_path', targetPath)
   const mode = modeOf(volumeCapability)
   if (stagingTargetPath === '') {
@@ -168,7 +164,7 @@ async function publishVolume(request: NodePublishVolumeRequest): Promise<object>
 }
 
 async function unpublishVolume(volumeId: string, targetPath: string): Promise<object> {
-  needVolume(volumeId)
+  need('volume_id', volumeId)
   const target = pathOf('target_path', targetPath)
   await unmount(target)
   await removePlace(target)
@@ -180,7 +176,7 @@ async function unpublishVolume(volumeId: string, targetPath: string): Promise<ob
  * @throws RpcError NOT_FOUND
  */
 async function volumeAt(volumeId: string, volumePath: string): Promise<{ disk: AttachedDisk; mount: Mount }> {
-  needVolume(volumeId)
+  need('volume_id', volumeId)
   const path = normalized('volume_path', volumePath)
   const { mounts, disk } = await observe(volumeId)
   if (disk === undefined)

@@ -31,6 +31,14 @@ export class RpcError extends Error {
 }
 
 /**
+ * Says that a request has to have this field.
+ * @throws RpcError INVALID_ARGUMENT where there is nothing in it
+ */
+export function need(field: string, value: string | readonly unknown[]): void {
+  if (value.length === 0) throw new RpcError('INVALID_ARGUMENT', `${field} is missing.`)
+}
+
+/**
  * What a call is answered with that failed so. What nobody foresaw is `INTERNAL`, and of it nothing is told: its
  * message may be about anything.
  */
