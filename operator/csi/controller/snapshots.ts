@@ -18,6 +18,7 @@ import type {
 } from '../protocol/messages.ts'
 import type { Call } from '../rpc/call.ts'
 import { need, type RpcCode, RpcError } from '../rpc/rpc-error.ts'
+import { checkPage, pageOf } from './page.ts'
 import { objectNameOf, parseVolumeId, type VolumeRef, volumeIdOf } from './volume-id.ts'
 import { filesystemOf, specOf, type Volumes } from './volumes.ts'
 import type { ContentSource } from './wanted.ts'
@@ -208,26 +209,18 @@ async function removeState(client: KubeClient, snapshot: DiskSnapshot, call: Cal
 export async function listSnapshots(
   client: KubeClient,
   namespace: string | undefined,
-  { maxEntries, startingToken, sourceVolumeId, snapshotId }: ListSnapshotsRequest,
+  request: ListSnapshotsRequest,
   call: Call,
 ): Promise<ListSnapshotsResponse> {
-  if (maxEntries < 0) throw new RpcError('INVALID_ARGUMENT', 'max_entries is negative.')
-  if (startingToken !== '' && !parseVolumeId(startingToken)) {
-    throw new RpcError('ABORTED', 'starting_token is not one of this driver. List anew from the start.')
-  }
+  checkPage(request)
+  const { sourceVolumeId, snapshotId } = request
   const candidates =
     snapshotId === '' ? await listAll(client, namespace, call) : await findOne(client, snapshotId, call)
-  const all = candidates
+  const taken = candidates
     .filter(({ status }) => status?.creationTime !== undefined)
     .filter(each => sourceVolumeId === '' || sourceIdOf(each) === sourceVolumeId)
-    .map(snapshot => ({ id: idOf(snapshot), snapshot }))
-    .filter(({ id }) => id > startingToken)
-    .sort((a, b) => (a.id < b.id ? -1 : 1))
-  const page = maxEntries === 0 ? all : all.slice(0, maxEntries)
-  return {
-    entries: page.map(({ snapshot }) => ({ snapshot: snapshotOf(snapshot) })),
-    nextToken: page.length < all.length ? (page.at(-1)?.id ?? '') : '',
-  }
+  const { page, nextToken } = pageOf(taken, idOf, request)
+  return { entries: page.map(snapshot => ({ snapshot: snapshotOf(snapshot) })), nextToken }
 }
 
 async function findOne(client: KubeClient, snapshotId: string, { signal }: Call): Promise<DiskSnapshot[]> {
