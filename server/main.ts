@@ -37,6 +37,14 @@ async function run(argv: readonly string[]): Promise<void> {
   await command(rest)
 }
 
+/** By the names of errors: their modules are loaded with the commands that throw them. */
+const EXIT_CODES: Readonly<Record<string, number>> = { UriError: 2, StoppedError: 143 }
+
+function exitCodeOf(error: unknown): number {
+  if (error instanceof UsageError) return 2
+  return (error instanceof Error ? EXIT_CODES[error.name] : undefined) ?? 1
+}
+
 try {
   await run(process.argv.slice(2))
 } catch (error) {
@@ -44,12 +52,7 @@ try {
   // The exit code says it also to who cannot be told.
   process.stderr.on('error', () => undefined)
   process.stderr.write(`ondemand-disk: ${printable(message)}\n`)
-  process.exitCode =
-    error instanceof UsageError || (error instanceof Error && error.name === 'UriError')
-      ? 2
-      : error instanceof Error && error.name === 'StoppedError'
-        ? 143
-        : 1
+  process.exitCode = exitCodeOf(error)
 }
 // What a backend's module has left running must not keep a server that has stopped.
 setTimeout(() => process.exit(), 500).unref()

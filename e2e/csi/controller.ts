@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, expect } from 'vitest'
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import type { Volume, VolumeCapability } from '../../operator/csi/protocol/messages.ts'
+import { NODES } from '../../operator/kube/objects.ts'
 import { NAMESPACE, POOL, startPool, type TestPool } from '../kube/pool.ts'
 import { type Driver, startDriver } from './driver.ts'
 
@@ -65,10 +66,7 @@ export function useController({ quota, nodes = [], mountVolume }: ControllerTerm
   beforeAll(async () => {
     pool = await startPool({ quota }, mountVolume)
     for (const name of nodes) {
-      await pool.plane.client.create(
-        { group: '', version: 'v1', kind: 'Node', plural: 'nodes', namespaced: false },
-        { apiVersion: 'v1', kind: 'Node', metadata: { name } },
-      )
+      await pool.plane.client.create(NODES, { apiVersion: 'v1', kind: 'Node', metadata: { name } })
     }
     driver = await startDriver(['--kubeconfig', pool.plane.kubeconfig])
   }, 300_000)

@@ -7,6 +7,7 @@ import { mkdir, open, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { VolumeCapability } from '../../operator/csi/protocol/messages.ts'
+import { NODES } from '../../operator/kube/objects.ts'
 import { attach, detach } from '../../server/attach/attach.ts'
 import { connect } from '../../server/client/client.ts'
 import { check, scratch } from '../harness.ts'
@@ -20,7 +21,7 @@ const BLOCK = 4096
 const SLOW = { timeout: 30_000, interval: 50 }
 /** What ext4 says when its device, or its log, is gone. */
 const NO_MORE = /^(EIO|EROFS)$/
-const NODES = ['node-a', 'node-b'] as const
+const NODE_NAMES = ['node-a', 'node-b'] as const
 
 let pool: TestPool
 let driver: Driver
@@ -28,11 +29,8 @@ let volumeId: string
 
 beforeAll(async () => {
   pool = await startPool()
-  for (const name of NODES) {
-    await pool.plane.client.create(
-      { group: '', version: 'v1', kind: 'Node', plural: 'nodes', namespaced: false },
-      { apiVersion: 'v1', kind: 'Node', metadata: { name } },
-    )
+  for (const name of NODE_NAMES) {
+    await pool.plane.client.create(NODES, { apiVersion: 'v1', kind: 'Node', metadata: { name } })
   }
   driver = await startDriver(['--kubeconfig', pool.plane.kubeconfig])
   const { volume } = await driver.call('CreateVolume', {

@@ -6,6 +6,7 @@ import { mkdir, open, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, onTestFailed, test, vi } from 'vitest'
 import type { VolumeCapability } from '../../operator/csi/protocol/messages.ts'
+import { NODES } from '../../operator/kube/objects.ts'
 import { attached } from '../../server/attach/attach.ts'
 import { readMounts } from '../../server/fuse/mountinfo.ts'
 import { type Scratch, scratch } from '../harness.ts'
@@ -22,10 +23,7 @@ let place: Scratch
 beforeAll(async () => {
   place = await scratch()
   pool = await startPool()
-  await pool.plane.client.create(
-    { group: '', version: 'v1', kind: 'Node', plural: 'nodes', namespaced: false },
-    { apiVersion: 'v1', kind: 'Node', metadata: { name: NODE } },
-  )
+  await pool.plane.client.create(NODES, { apiVersion: 'v1', kind: 'Node', metadata: { name: NODE } })
   const services = ['--services', 'controller,node', '--node-id', NODE]
   driver = await startDriver(['--kubeconfig', pool.plane.kubeconfig, ...services])
 }, 300_000)

@@ -10,7 +10,7 @@ import type { AgentReason } from '../terms/reasons.ts'
 import type { AgentObserved } from './observed.ts'
 
 /** Connections change often, and what a disk takes up all the time: so long is waited, in ms, before they are written again. */
-export const CONNECTIONS_PAUSE_MS = 2000
+const CONNECTIONS_PAUSE_MS = 2000
 export const ALLOCATED_PAUSE_MS = 30_000
 /** Smaller changes of what a disk takes up are not worth a write. */
 const ALLOCATED_STEP = 2 ** 20

@@ -28,7 +28,7 @@ export const diskObject = (namespace: string, name: string, metadata: object = {
   }) as unknown as OnDemandDisk
 
 /** The status of a disk that has been made and is served. */
-export function readyStatus(name: string) {
+function readyStatus(name: string) {
   const condition = (type: string, reason: string, message: string) => ({
     ...{ type, status: 'True', reason, message, observedGeneration: 1 },
     lastTransitionTime: '2026-01-01T00:00:00Z',

@@ -3,7 +3,7 @@ import packageJson from '../../package.json' with { type: 'json' }
 import type { IdentityMethods, PluginCapability } from './protocol/messages.ts'
 import type { Handlers } from './rpc/call.ts'
 
-export const DRIVER_NAME = 'csi.ondemanddisk.dev'
+const DRIVER_NAME = 'csi.ondemanddisk.dev'
 
 /** Of the driver as it is deployed as a whole: the specification wants the same answer of every instance, whatever it serves. */
 const CAPABILITIES: readonly PluginCapability[] = [

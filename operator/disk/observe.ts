@@ -94,7 +94,7 @@ function takesPlace(action: DiskAction): boolean {
 const pools = new WeakMap<DiskPool, DiskPool | InvalidSpecError>()
 
 /** Each state of a pool is checked once. */
-export function parsedPool(pool: DiskPool): DiskPool | InvalidSpecError {
+function parsedPool(pool: DiskPool): DiskPool | InvalidSpecError {
   const known = pools.get(pool)
   if (known) return known
   const result = orInvalid(() => parseDiskPool(pool))

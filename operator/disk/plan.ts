@@ -18,7 +18,7 @@ import { planDeletion } from './deletion.ts'
 import { condition, type DiskObserved, objectOf, type Plan, status } from './observed.ts'
 
 /** How long an agent has for turning a spare into the disk before a Job makes it, in ms. */
-export const SPARE_PATIENCE_MS = 60_000
+const SPARE_PATIENCE_MS = 60_000
 
 /** What is to be done now. */
 export function planDisk(observed: DiskObserved): Plan {

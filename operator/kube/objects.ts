@@ -1,8 +1,6 @@
 /** The objects that the API server stores, as they are on the wire, and how each kind is addressed. */
 import type {
-  V1ClusterRole,
   V1ConfigMap,
-  V1Deployment,
   V1Job,
   V1Lease,
   V1Namespace,
@@ -10,9 +8,7 @@ import type {
   V1Node,
   V1PersistentVolumeClaim,
   V1Pod,
-  V1PodDisruptionBudget,
   V1RoleBinding,
-  V1Secret,
   V1Service,
   V1ServiceAccount,
   V1StatefulSet,
@@ -87,9 +83,7 @@ export type Wire<T> = T extends Date
 /** An object of one of Kubernetes' own kinds. */
 export type Typed<T> = KubeObject & Omit<Wire<T>, 'apiVersion' | 'kind' | 'metadata'>
 
-export type ClusterRole = Typed<V1ClusterRole>
 export type ConfigMap = Typed<V1ConfigMap>
-export type Deployment = Typed<V1Deployment>
 export type Job = Typed<V1Job>
 export type Lease = Typed<V1Lease>
 export type Namespace = Typed<V1Namespace>
@@ -97,9 +91,7 @@ export type NetworkPolicy = Typed<V1NetworkPolicy>
 export type Node = Typed<V1Node>
 export type PersistentVolumeClaim = Typed<V1PersistentVolumeClaim>
 export type Pod = Typed<V1Pod>
-export type PodDisruptionBudget = Typed<V1PodDisruptionBudget>
 export type RoleBinding = Typed<V1RoleBinding>
-export type Secret = Typed<V1Secret>
 export type Service = Typed<V1Service>
 export type ServiceAccount = Typed<V1ServiceAccount>
 export type StatefulSet = Typed<V1StatefulSet>
@@ -125,10 +117,8 @@ export const PERSISTENT_VOLUME_CLAIMS = core<PersistentVolumeClaim>(
   'persistentvolumeclaims',
 )
 export const PODS = core<Pod>('Pod', 'pods')
-export const SECRETS = core<Secret>('Secret', 'secrets')
 export const SERVICES = core<Service>('Service', 'services')
 export const SERVICE_ACCOUNTS = core<ServiceAccount>('ServiceAccount', 'serviceaccounts')
-export const DEPLOYMENTS = inGroup<Deployment>('apps', 'Deployment', 'deployments')
 export const STATEFUL_SETS = inGroup<StatefulSet>('apps', 'StatefulSet', 'statefulsets')
 export const JOBS = inGroup<Job>('batch', 'Job', 'jobs')
 export const LEASES = inGroup<Lease>('coordination.k8s.io', 'Lease', 'leases')
@@ -136,17 +126,5 @@ export const NETWORK_POLICIES = inGroup<NetworkPolicy>(
   'networking.k8s.io',
   'NetworkPolicy',
   'networkpolicies',
-)
-/** Served since Kubernetes 1.21; before, `version: 'v1beta1'` has the same fields. */
-export const POD_DISRUPTION_BUDGETS = inGroup<PodDisruptionBudget>(
-  'policy',
-  'PodDisruptionBudget',
-  'poddisruptionbudgets',
-)
-export const CLUSTER_ROLES = inGroup<ClusterRole>(
-  'rbac.authorization.k8s.io',
-  'ClusterRole',
-  'clusterroles',
-  false,
 )
 export const ROLE_BINDINGS = inGroup<RoleBinding>('rbac.authorization.k8s.io', 'RoleBinding', 'rolebindings')

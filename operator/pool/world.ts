@@ -224,7 +224,7 @@ const NAMESPACE_MS = 3000
 const MAX_NAMESPACES = 1000
 
 /** Asks for namespaces only where something is being deleted, so that nobody has to follow them all. */
-export function namespaceWatch(client: KubeClient): (namespace: string) => Promise<boolean> {
+function namespaceWatch(client: KubeClient): (namespace: string) => Promise<boolean> {
   const known = new Map<string, { readonly at: number; readonly answer: Promise<boolean> }>()
   return namespace => {
     const old = known.get(namespace)

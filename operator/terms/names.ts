@@ -53,7 +53,7 @@ const MAX_STATEFUL_SET = 52
 const MAX_NAME = 63
 
 /** A name made of another one: cut, and told apart by a hash, where it would be too long. */
-export function boundedName(name: string, suffix: string, limit = MAX_NAME): string {
+function boundedName(name: string, suffix: string, limit = MAX_NAME): string {
   if (name.length + suffix.length <= limit) return name + suffix
   const hash = createHash('sha256').update(name).digest('hex').slice(0, 8)
   return `${name.slice(0, limit - suffix.length - hash.length - 1).replace(/-+$/, '')}-${hash}${suffix}`

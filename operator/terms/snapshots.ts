@@ -14,7 +14,7 @@ export const placeOfSnapshot = (snapshot: DiskSnapshot) =>
   isAccepted(snapshot) ? (snapshot.status?.size ?? 0) : 0
 
 /** The disk has a place in its pool, and is to be made as a copy: the agent does that. */
-export const isCopyDue = (disk: OnDemandDisk) =>
+const isCopyDue = (disk: OnDemandDisk) =>
   disk.spec.source !== undefined && disk.status?.sourceUid !== undefined && !isTrue(disk, 'Provisioned')
 
 /** Names of the disks that are being made of the object with this uid. */

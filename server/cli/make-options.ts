@@ -3,7 +3,7 @@ import type { OptionTable } from './options.ts'
 import { HELP, PROGRAM, VERSION } from './program-options.ts'
 
 /** Most spares that are made in one go: the most that a pool can ask for. */
-export const MAX_SPARES = 100
+const MAX_SPARES = 100
 
 const DISK = 'Disk'
 

@@ -37,7 +37,7 @@ export type AskAnswer =
   | { readonly result: 'size'; readonly size: number }
   | { readonly result: 'refused'; readonly kind: AskRefusalKind; readonly message: string }
 
-export const ASK_REFUSAL_KINDS = ['unknown', 'policy', 'limit', 'failed'] as const
+const ASK_REFUSAL_KINDS = ['unknown', 'policy', 'limit', 'failed'] as const
 export type AskRefusalKind = (typeof ASK_REFUSAL_KINDS)[number]
 
 /** Asks on behalf of clients. */

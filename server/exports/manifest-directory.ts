@@ -8,7 +8,7 @@ import { type ManifestDocument, parseManifest, unreadable } from './manifest-fil
 import type { ManifestFile } from './manifest-set.ts'
 
 /** Most files in a directory. */
-export const MAX_FILES = 10_000
+const MAX_FILES = 10_000
 /** Largest file in bytes. */
 export const MAX_FILE_SIZE = 1024 * 1024
 

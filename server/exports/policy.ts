@@ -19,7 +19,7 @@ export class PolicyError extends Error {
 }
 
 /** Connections in all, where nothing else is said: the default of --max-connections. */
-export const DEFAULT_MAX_CONNECTIONS = 4096
+const DEFAULT_MAX_CONNECTIONS = 4096
 const MAX_COUNT = 1_000_000
 const MAX_IOPS = 1_000_000_000
 const MAX_RULES = 1024

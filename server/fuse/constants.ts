@@ -64,7 +64,6 @@ export const OUT_HEADER_SIZE = 16
 export const WRITE_IN_SIZE = 40
 
 export const O_TRUNC = 0o1000
-export const O_ACCMODE = 0o3
 /** O_SYNC includes it. */
 export const O_DSYNC = 0o10000
 

@@ -10,7 +10,7 @@ import { NO_REPLY, type Session } from './session.ts'
 type ReadOutcome = 'again' | 'over'
 
 /** What an error of the device means: once more, or the end of the connection. @throws SystemCallError */
-export function meaningOf(errno: number): ReadOutcome {
+function meaningOf(errno: number): ReadOutcome {
   switch (errno) {
     // ENOENT: the request was interrupted before it was read.
     case ERRNO.EINTR:

@@ -44,7 +44,7 @@ export const MNT_FORCE = 1
 /** Takes the name away at once; the mount itself goes with its last user. */
 export const MNT_DETACH = 2
 /** Does not follow a link at the end of the path. */
-export const UMOUNT_NOFOLLOW = 8
+const UMOUNT_NOFOLLOW = 8
 
 /** umount2(2), off the event loop: the kernel may ask the file system's own process first. @throws SystemCallError */
 export function umount(target: string, flags: number): Promise<void> {

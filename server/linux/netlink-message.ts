@@ -30,8 +30,8 @@ const HEADER = 16
 const GENERIC_HEADER = 4
 const ATTRIBUTE_HEADER = 4
 export const NLMSG_ERROR = 2
-export const NLM_F_REQUEST = 1
-export const NLM_F_ACK = 4
+const NLM_F_REQUEST = 1
+const NLM_F_ACK = 4
 
 const aligned = (length: number) => (length + 3) & ~3
 

@@ -26,11 +26,9 @@ export type RefusalReason = (typeof REFUSAL_REASONS)[number]
 
 /** How a handshake ended: with a disk, by the client's own wish, or otherwise. */
 export const HANDSHAKE_RESULTS = ['opened', 'left', 'failed'] as const
-export type HandshakeResult = (typeof HANDSHAKE_RESULTS)[number]
 
 /** How the making of a disk ended; `aborted`: nobody waited for it any more, or the server stopped. */
 export const CREATION_RESULTS = ['made', 'failed', 'aborted'] as const
-export type CreationResult = (typeof CREATION_RESULTS)[number]
 
 type Counts<Label extends string> = Record<Label, number>
 

@@ -34,7 +34,7 @@ export const EXPORT_NAME_ZEROES = 124
 /** magic 8, option 4, type 4, length 4. */
 export const OPTION_REPLY_HEADER_LENGTH = 20
 /** Longest option reply that is read, in bytes: two strings (REP_SERVER with details) and their numbers. */
-export const MAX_OPTION_REPLY = 2 * MAX_STRING + 64
+const MAX_OPTION_REPLY = 2 * MAX_STRING + 64
 
 /** Tells the two handshakes apart. */
 export function decodeGreeting(bytes: Buffer): 'oldstyle' | 'newstyle' {

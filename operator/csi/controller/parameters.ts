@@ -47,7 +47,7 @@ const READERS: Readonly<Record<string, Reader>> = {
 }
 
 /** Parameters that can be changed while the volume is there. */
-export const MUTABLE_PARAMETERS = Object.keys(READERS)
+const MUTABLE_PARAMETERS = Object.keys(READERS)
 
 /**
  * Reads what a VolumeAttributesClass says. Whether the rules and numbers are right is for the check of the whole spec.

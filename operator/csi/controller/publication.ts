@@ -7,7 +7,7 @@ import { MANY_READERS } from './capability.ts'
 import type { Change } from './volumes.ts'
 
 /** On a disk: its publications, as JSON. */
-export const PUBLISHED_ANNOTATION = `${API_GROUP}/published`
+const PUBLISHED_ANNOTATION = `${API_GROUP}/published`
 
 export interface Publication {
   readonly node: string

@@ -4,7 +4,7 @@ import { NO_FILESYSTEM } from '../../../crds/filesystem-label.ts'
 import type { OnDemandDisk } from '../../../crds/ondemanddisk.ts'
 import type { KubeClient } from '../../kube/client.ts'
 import { conditionOf } from '../../kube/conditions.ts'
-import type { Node, Resource } from '../../kube/objects.ts'
+import { NODES } from '../../kube/objects.ts'
 import type { ControllerPublishVolumeRequest, StringMap } from '../protocol/messages.ts'
 import type { Call } from '../rpc/call.ts'
 import { need, RpcError } from '../rpc/rpc-error.ts'
@@ -13,7 +13,6 @@ import { patchOf, publicationsOf, publish, unpublish } from './publication.ts'
 import { parseVolumeId } from './volume-id.ts'
 import { filesystemOf, refOfDisk, specOf, type Volumes } from './volumes.ts'
 
-const NODES: Resource<Node> = { group: '', version: 'v1', kind: 'Node', plural: 'nodes', namespaced: false }
 const NODE_NAME = /^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$/
 
 /** Gives the volume to a node, unless another one has it; says where the node finds it. */

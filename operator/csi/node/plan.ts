@@ -34,7 +34,7 @@ export const mountAt = (mounts: readonly Mount[], path: string): Mount | undefin
   mounts.findLast(({ mountpoint }) => mountpoint === path)
 
 /** Other places where a device is mounted. */
-export function otherPlaces(mounts: readonly Mount[], device: string, path: string): readonly string[] {
+function otherPlaces(mounts: readonly Mount[], device: string, path: string): readonly string[] {
   const places = mounts.filter(mount => deviceOf(mount) === device).map(({ mountpoint }) => mountpoint)
   return [...new Set(places)].filter(place => place !== path)
 }

@@ -36,7 +36,7 @@ export interface Staging {
 export const TAG_PREFIX = 'csi-'
 
 /** By which the disk of a volume is found among all that are attached. */
-export const tagOf = (volumeId: string): string =>
+const tagOf = (volumeId: string): string =>
   `${TAG_PREFIX}${createHash('sha256').update(volumeId).digest('hex').slice(0, 32)}`
 
 /** A device cannot be mounted on a directory, so it stands in it. */

@@ -148,7 +148,7 @@ export function checkRecipe(recipe: Recipe): void {
 }
 
 /** A word of shell script that stands for exactly this text, which contains no NUL. */
-export function shellQuote(text: string): string {
+function shellQuote(text: string): string {
   return `'${text.replaceAll("'", "'\\''")}'`
 }
 
