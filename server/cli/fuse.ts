@@ -1,4 +1,5 @@
 /** `ondemand-disk fuse`: from the command line to a mounted file, and from a signal to its end. */
+import { OPEN_TIMEOUT_MS } from '../client/options.ts'
 import { connectReconnecting } from '../client/reconnecting.ts'
 import { parseNbdUri } from '../client/uri.ts'
 import { reasonOf } from '../connection/session.ts'
@@ -55,6 +56,7 @@ async function openUri(
   const client = await connectReconnecting(parseNbdUri(source), {
     retryMs: deadAfter ?? MAX_DURATION_MS,
     ...CLIENT_OPTIONS,
+    openTimeout: OPEN_TIMEOUT_MS,
     onLost: error => log.warn(reasonOf(error), 'Lost the NBD server; waiting for it'),
     onReconnected: afterMs => log.info({ afterMs: Math.round(afterMs) }, 'The NBD server is back'),
   })

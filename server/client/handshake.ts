@@ -14,6 +14,8 @@ import { Wire, type WireReceiver } from './wire.ts'
 export interface HandshakeLimits {
   readonly connectTimeout: number
   readonly handshakeTimeout: number
+  /** For the answer to what opens the export. */
+  readonly openTimeout: number
 }
 
 /** A wire on which a handshake has ended well. */
@@ -71,10 +73,14 @@ function run<Result>(
   wire: Wire,
   negotiation: Negotiation<Result>,
   startTls: (started: () => void) => void,
+  opening: () => void,
 ): Promise<Result> {
   const { promise, resolve, reject } = Promise.withResolvers<Result>()
   const feed = new NegotiationFeed(negotiation, {
-    send: bytes => wire.write(bytes),
+    send: (bytes, opens) => {
+      if (opens) opening()
+      wire.write(bytes)
+    },
     startTls: () => startTls(() => feed.tlsStarted()),
   })
   const receiver: WireReceiver = {
@@ -143,18 +149,29 @@ export async function negotiate<Result>(
   const host = uri.address.kind === 'tcp' ? uri.address.host : 'localhost'
   const tls = uri.tls === undefined ? undefined : await tlsOptions(uri.tls, host)
   const wire = await connectWire(uri, limits.connectTimeout, signal)
-  const stop = deadline(limits.handshakeTimeout, () => {
-    const problem = `The NBD server at ${where} did not finish its handshake within`
-    wire.destroy(new ConnectionError('ETIMEDOUT', `${problem} ${seconds(limits.handshakeTimeout)}.`))
-  })
+  const within = (ms: number, what: string) =>
+    deadline(ms, () => {
+      const problem = `The NBD server at ${where} did not ${what} within ${seconds(ms)}.`
+      wire.destroy(new ConnectionError('ETIMEDOUT', problem))
+    })
+  let stop = within(limits.handshakeTimeout, 'finish its handshake')
+  const opening = () => {
+    stop()
+    stop = within(limits.openTimeout, 'open the export')
+  }
   const abort = () => wire.destroy(toError(signal?.reason))
   signal?.addEventListener('abort', abort)
   if (signal?.aborted) abort()
   try {
-    const value = await run(wire, negotiation, started => {
-      if (tls === undefined) throw new Error('The negotiation asked for TLS, which was not wanted.')
-      wire.startTls(tls, started)
-    })
+    const value = await run(
+      wire,
+      negotiation,
+      started => {
+        if (tls === undefined) throw new Error('The negotiation asked for TLS, which was not wanted.')
+        wire.startTls(tls, started)
+      },
+      opening,
+    )
     return { wire, value }
   } catch (thrown) {
     const error = handshakeError(where, toError(thrown))

@@ -74,6 +74,36 @@ test('A server that is silent, at any place of the handshake, has its time', asy
   await Promise.all(open)
 })
 
+const beforeGo = handshake.subarray(0, -52)
+const GRANTED = { ...LIMITS, openTimeout: 600 }
+
+test('A server that has to make the disk first has its own time to open it', async () => {
+  const server = await scripted(socket => {
+    socket.write(beforeGo)
+    setTimeout(() => socket.write(handshake.subarray(beforeGo.length)), 300)
+  })
+  const client = await connect(server.uri, GRANTED)
+  expect(client.size).toBe(SIZE)
+  client.destroy(new Error('It was all that was wanted.'))
+})
+
+test('A server that never opens the disk, or is silent before, has no more time than it was granted', async () => {
+  const silent = async (bytes: Buffer) => {
+    const server = await scripted(socket => socket.write(bytes))
+    const start = performance.now()
+    const error = await connect(server.uri, GRANTED).catch((thrown: unknown) => thrown)
+    return { error, ms: performance.now() - start }
+  }
+  const opening = await silent(beforeGo)
+  expect(opening.error).toMatchObject({
+    code: 'ETIMEDOUT',
+    message: expect.stringContaining('open the export'),
+  })
+  const earlier = await silent(encodeGreeting())
+  expect(earlier.error).toMatchObject({ code: 'ETIMEDOUT', message: expect.stringContaining('handshake') })
+  expect(earlier.ms).toBeLessThan(opening.ms)
+})
+
 test('A server that sends a byte now and then has no more time than others', async () => {
   const server = await scripted(socket => {
     let at = 0

@@ -8,6 +8,8 @@ export interface ConnectOptions {
   readonly connectTimeout?: number
   /** From then until the export is open, TLS included. Default 10,000. */
   readonly handshakeTimeout?: number
+  /** The same from the question that opens the export on: see OPEN_TIMEOUT_MS. Default: `handshakeTimeout`. */
+  readonly openTimeout?: number
   /** A server that leaves requests unanswered and moves hardly any data for so long counts as gone. Default 120,000. */
   readonly requestTimeout?: number
   /** Requests in flight at once. Default 128. */
@@ -27,6 +29,9 @@ export interface ConnectOptions {
   /** Ends the client, whatever it is doing. */
   readonly signal?: AbortSignal
 }
+
+/** For whoever may open a disk that has to be made first, for which our own server takes up to 10 minutes by default. */
+export const OPEN_TIMEOUT_MS = 660_000
 
 const DEFAULTS = {
   connectTimeout: 10_000,
@@ -71,6 +76,12 @@ export function limitsOf(options: ConnectOptions): ConnectionLimits {
   return {
     connectTimeout: of('connectTimeout'),
     handshakeTimeout: of('handshakeTimeout'),
+    openTimeout: boundedOption(
+      'openTimeout',
+      options.openTimeout,
+      of('handshakeTimeout'),
+      MOST.handshakeTimeout,
+    ),
     requestTimeout: of('requestTimeout'),
     maxInFlight: of('maxInFlight'),
     maxWaiting: of('maxWaiting'),

@@ -101,7 +101,7 @@ class ReconnectingLink implements Link {
 
   /** The first connection, which is not tried twice. */
   async open(): Promise<void> {
-    const connection = await this.#connect(this.#options.signal)
+    const connection = await this.#connect(this.#limits, this.#options.signal)
     this.#info = connection.info
     this.#connection = connection
   }
@@ -111,10 +111,10 @@ class ReconnectingLink implements Link {
     return this.#info
   }
 
-  async #connect(signal: AbortSignal | undefined): Promise<Connection> {
+  async #connect(limits: ConnectionLimits, signal: AbortSignal | undefined): Promise<Connection> {
     const connection: Connection = await openConnection(
       this.#uri,
-      this.#limits,
+      limits,
       {
         finished: operation => this.#finished(operation),
         lost: (operations, error) => {
@@ -236,7 +236,8 @@ class ReconnectingLink implements Link {
       const ms = backoff(this.#attempts++, Math.random())
       // While somebody waits, the process must not end.
       await delay(ms, undefined, { signal, ref: this.#outOfPatience === undefined })
-      return await this.#connect(signal)
+      // The disk is there: a server that does not open it soon is better asked anew.
+      return await this.#connect({ ...this.#limits, openTimeout: this.#limits.handshakeTimeout }, signal)
     } catch (error) {
       // The next attempt may do better. If none does in time, this is what is told.
       const failure = toError(error)

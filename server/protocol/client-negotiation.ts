@@ -29,10 +29,13 @@ import {
 } from './client-handshake.ts'
 import { BASE_ALLOCATION, INFO, OPT, REP } from './constants.ts'
 
-/** What a negotiation needs before it can go on. `read` is answered by exactly that many bytes. */
+/**
+ * What a negotiation needs before it can go on. `read` is answered by exactly that many bytes. What `opens` the export may
+ * be answered late: the disk may have to be made first.
+ */
 export type Step =
   | { readonly kind: 'read'; readonly length: number }
-  | { readonly kind: 'send'; readonly bytes: Buffer }
+  | { readonly kind: 'send'; readonly bytes: Buffer; readonly opens?: true }
   | { readonly kind: 'tls' }
 
 const NOTHING = Buffer.alloc(0)
@@ -89,8 +92,11 @@ function* read(length: number): Negotiation<Buffer> {
   return length === 0 ? NOTHING : yield { kind: 'read', length }
 }
 
-function* send(bytes: Buffer): Negotiation<void> {
-  yield { kind: 'send', bytes }
+const OPENING: ReadonlySet<number> = new Set([OPT.GO, OPT.EXPORT_NAME])
+
+function* send(bytes: Buffer, option?: number): Negotiation<void> {
+  const opens = option !== undefined && OPENING.has(option)
+  yield { kind: 'send', bytes, ...(opens && { opens }) }
 }
 
 /**
@@ -104,7 +110,7 @@ function* ask(
   each: (type: number, payload: Buffer) => boolean = () => false,
   limit: number = MAX_REPLIES,
 ): Negotiation<void> {
-  yield* send(bytes)
+  yield* send(bytes, option)
   for (let count = 0; ; count++) {
     const { type, length } = decodeOptionReplyHeader(yield* read(OPTION_REPLY_HEADER_LENGTH), option)
     const payload = yield* read(length)
@@ -171,7 +177,7 @@ const plain = (exported: SizeAndFlags): NegotiatedExport => ({
 })
 
 function* exportName(name: string, noZeroes: boolean): Negotiation<NegotiatedExport> {
-  yield* send(encodeOption(OPT.EXPORT_NAME, Buffer.from(name, 'utf8')))
+  yield* send(encodeOption(OPT.EXPORT_NAME, Buffer.from(name, 'utf8')), OPT.EXPORT_NAME)
   const exported = decodeExportNameReply(yield* read(EXPORT_NAME_REPLY_LENGTH))
   if (!noZeroes) yield* read(EXPORT_NAME_ZEROES)
   return plain(exported)

@@ -4,7 +4,8 @@ import type { Negotiation, Step } from './client-negotiation.ts'
 
 /** What a negotiation wants done. */
 export interface FeedSink {
-  send(bytes: Buffer): void
+  /** `opens`: the answer may take as long as making a disk does. */
+  send(bytes: Buffer, opens: boolean): void
   /** Starts TLS; `tlsStarted` is to be called when it stands. */
   startTls(): void
 }
@@ -83,7 +84,7 @@ export class NegotiationFeed<Result> {
         this.#sink.startTls()
         return
       }
-      this.#sink.send(step.bytes)
+      this.#sink.send(step.bytes, step.opens === true)
       next = this.#negotiation.next(NOTHING)
     }
     this.#outcome = { value: next.value }

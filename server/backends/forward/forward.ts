@@ -7,6 +7,7 @@ import type { NbdClient } from '../../client/client.ts'
 import { listExports, probe } from '../../client/discovery.ts'
 import { RefusedError } from '../../client/errors.ts'
 import type { ExportInfo } from '../../client/export-info.ts'
+import { OPEN_TIMEOUT_MS } from '../../client/options.ts'
 import { connectReconnecting } from '../../client/reconnecting.ts'
 import type { NbdUri } from '../../client/uri.ts'
 import { API_VERSION, type Backend, type Capabilities, type OpenContext, PENDING } from '../backend.ts'
@@ -87,6 +88,7 @@ export function createForwardBackend(config: ForwardConfig): Backend<NbdClient> 
   function connect(exportName: string, signal?: AbortSignal): Promise<NbdClient> {
     return connectReconnecting(target(exportName), {
       retryMs,
+      openTimeout: OPEN_TIMEOUT_MS,
       ...(signal && { signal }),
       ...(onLost && { onLost: error => onLost(exportName, error) }),
       ...(onReconnected && { onReconnected: afterMs => onReconnected(exportName, afterMs) }),
