@@ -4,7 +4,7 @@ import { createServer, type ListenOptions, type Server, type Socket } from 'node
 import { dirname } from 'node:path'
 import { describeTcpAddress, type TcpAddress, tcpListenOptions } from '../linux/listen-address.ts'
 import { listenReason } from '../linux/reasons.ts'
-import { removeStaleSocket } from '../linux/stale-socket.ts'
+import { closesOwnSocket, removeStaleSocket } from '../linux/stale-socket.ts'
 import { configureTcp, configureUnix, type Liveness, socketKind } from '../linux/syscalls.ts'
 import { unixSocketPath } from '../linux/unix-path.ts'
 import { type DescriptorHandle, takeHandle } from './handle.ts'
@@ -136,8 +136,10 @@ export async function listen(
     server.listen(listenOptions(endpoint), resolve)
   })
   server.on('error', onError)
+  const close = () => new Promise<void>(resolve => server.close(() => resolve()))
+  const closeSocket = endpoint.kind === 'unix' ? closesOwnSocket(endpoint.path) : undefined
   return {
     uri: await uriOf(server, endpoint),
-    close: () => new Promise(resolve => server.close(() => resolve())),
+    close: () => closeSocket?.(close) ?? close(),
   }
 }

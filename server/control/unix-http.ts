@@ -6,7 +6,7 @@ import { chmod } from 'node:fs/promises'
 import { createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http'
 import { toError } from '../linux/errno.ts'
 import { listenReason } from '../linux/reasons.ts'
-import { removeStaleSocket } from '../linux/stale-socket.ts'
+import { closesOwnSocket, removeStaleSocket } from '../linux/stale-socket.ts'
 
 /** What came with a request. */
 export interface JsonRequest {
@@ -91,13 +91,13 @@ export async function serveJson(
     throw new SocketError(`Cannot listen on ${path}: ${reason}.`, code, { cause: error })
   }
   server.removeAllListeners('error').on('error', onError)
-  return {
-    async close() {
-      const closed = new Promise<void>(resolve => server.close(() => resolve()))
-      server.closeAllConnections()
-      await closed
-    },
+  const close = async () => {
+    const closed = new Promise<void>(resolve => server.close(() => resolve()))
+    server.closeAllConnections()
+    await closed
   }
+  const closeSocket = closesOwnSocket(path)
+  return { close: () => closeSocket(close) }
 }
 
 async function answer(

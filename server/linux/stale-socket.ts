@@ -1,3 +1,4 @@
+import { linkSync, lstatSync, renameSync } from 'node:fs'
 import { stat, unlink } from 'node:fs/promises'
 import { connect } from 'node:net'
 
@@ -28,4 +29,37 @@ export async function removeStaleSocket(path: string): Promise<void> {
     probe.on('error', error => resolve((error as NodeJS.ErrnoException).code !== 'ECONNREFUSED'))
   })
   if (!isAlive) await unlink(path)
+}
+
+/** Closes a listening server by `close`, which lets go of its path at once. */
+export type CloseSocket = (close: () => Promise<void>) => Promise<void>
+
+const lookUp = (path: string) => lstatSync(path, { throwIfNoEntry: false })
+
+/** False where this user may not (fs.protected_hardlinks), or somebody is faster. */
+function tryTo(move: (from: string, to: string) => void, from: string, to: string): boolean {
+  try {
+    move(from, to)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/**
+ * To be asked for when a server has begun to listen at a path. Node removes whatever stands there when it closes the server: what
+ * somebody else has put there meanwhile, such as the socket of the server that takes over, is there again at once. Nothing is
+ * waited for before the server is closed: a client that came meanwhile would not know that it stops.
+ */
+export function closesOwnSocket(path: string): CloseSocket {
+  const own = lookUp(path)
+  return async close => {
+    const found = lookUp(path)
+    const isForeign = found !== undefined && (found.ino !== own?.ino || found.dev !== own.dev)
+    const aside = `${path}.${process.pid}~`
+    const isKept = isForeign && tryTo(linkSync, path, aside)
+    const closed = close()
+    if (isKept) tryTo(renameSync, aside, path)
+    await closed
+  }
 }
