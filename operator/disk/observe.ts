@@ -12,7 +12,7 @@ import { isOneNode } from '../pool/spares.ts'
 import { exportKeyOf, type World } from '../pool/world.ts'
 import { attemptsOf } from '../terms/attempts.ts'
 import { isTrue } from '../terms/conditions.ts'
-import { diskJobName, poolNames } from '../terms/names.ts'
+import { diskJobName, POOL_LABEL, poolNames } from '../terms/names.ts'
 import type { DiskAction, DiskObserved, Plan, PoolView } from './observed.ts'
 import { isStarted, refusalOf } from './places.ts'
 import { planDisk } from './plan.ts'
@@ -34,11 +34,12 @@ export async function observeDisk(world: World, key: string): Promise<SeenDisk |
   const stored = world.disks.get(namespace, name)
   const disk = stored && world.freshDisks.latest(key, stored)
   if (!disk) return undefined
-  const pool = world.pools.get(namespace, disk.spec?.poolName ?? 'default')
-  const validPool = pool && parsedPool(pool)
   const isDeleted = disk.metadata.deletionTimestamp !== undefined
-  const claim = world.claims.get(namespace, claimOf(disk, validPool))
-  const serverPod = world.pods.get(namespace, poolNames(disk.spec?.poolName ?? 'default').pod)
+  const held = isDeleted ? asHeld(disk) : disk
+  const pool = world.pools.get(namespace, held.spec?.poolName ?? 'default')
+  const validPool = pool && parsedPool(pool)
+  const claim = world.claims.get(namespace, claimOf(held, validPool))
+  const serverPod = world.pods.get(namespace, poolNames(held.spec?.poolName ?? 'default').pod)
   const job = await findJob(world, disk)
   const jobView = viewJob(
     job,
@@ -51,7 +52,7 @@ export async function observeDisk(world: World, key: string): Promise<SeenDisk |
     pool: {
       state: poolState(pool, validPool),
       isReachable: isReachable(claim, serverPod),
-      ...(isDeleted && { lost: await lostReason(world, disk, pool, claim, serverPod) }),
+      ...(isDeleted && { lost: await lostReason(world, held, pool, claim, serverPod) }),
     },
     source: viewSource(world, disk),
     job: jobView,
@@ -62,6 +63,13 @@ export async function observeDisk(world: World, key: string): Promise<SeenDisk |
     hasConfigMap: readsConfigMap(job),
     isOneNode: isOneNode(claim),
   }
+}
+
+/** In the pool that took it in, and has its data: API servers before 1.25 let it name another one since. */
+function asHeld(disk: OnDemandDisk): OnDemandDisk {
+  const poolName = disk.metadata.labels?.[POOL_LABEL]
+  if (poolName === undefined || poolName === disk.spec?.poolName) return disk
+  return { ...disk, spec: { ...disk.spec, poolName } }
 }
 
 /**

@@ -1,11 +1,12 @@
 import { expect, test } from 'vitest'
 import type { DiskPool } from '../../crds/diskpool.ts'
 import { type OnDemandDisk, parseOnDemandDisk } from '../../crds/ondemanddisk.ts'
+import type { Pod } from '../kube/objects.ts'
 import { ObjectStore } from '../kube/store.ts'
 import { Fresh } from '../pool/fresh.ts'
 import { DISK_INDEXERS, SNAPSHOT_INDEXERS, type World } from '../pool/world.ts'
 import { ACCEPTED_ANNOTATION, BEGUN_ANNOTATION, diskJobName, FINALIZER, POOL_LABEL } from '../terms/names.ts'
-import { planInPlace, type SeenDisk } from './observe.ts'
+import { observeDisk, planInPlace, type SeenDisk } from './observe.ts'
 import { notePlace } from './places.ts'
 
 const NAMES = ['a', 'b', 'c']
@@ -126,4 +127,34 @@ test('Disks that come and are made one after the other are not all counted for e
   drop(all[0] as OnDemandDisk)
   expect(all.slice(900).map(starts).filter(Boolean)).toHaveLength(1)
   expect(counted.disks).toBeLessThan(4 * all.length)
+})
+
+// On Kubernetes 1.20: the finalizer went at once, and the file stayed in the pool.
+test('A disk that names another pool since is let go of by the pool that has its data', async () => {
+  const made = disk('a')
+  const deleted = {
+    ...made,
+    metadata: { ...made.metadata, deletionTimestamp: '2026-01-02T00:00:00Z' },
+    spec: { ...made.spec, poolName: 'nowhere' },
+    status: { attempts: 1 },
+  }
+  const { world, set } = setUp([])
+  set(deleted)
+  const pools = new ObjectStore<DiskPool>()
+  const spec = { storage: { claimName: 'claim' } }
+  const metadata = { name: 'lab', namespace: 'ns' }
+  pools.set({ apiVersion: made.apiVersion, kind: 'DiskPool', metadata, spec } as unknown as DiskPool)
+  const pods = new ObjectStore<Pod>({ owner: () => [] })
+  const pod = { metadata: { name: 'lab-0', namespace: 'ns' }, spec: { nodeName: 'n' } }
+  pods.set({ apiVersion: 'v1', kind: 'Pod', ...pod } as Pod)
+  const seen = await observeDisk(
+    {
+      ...world,
+      ...{ pools, pods, claims: new ObjectStore(), client: { find: async () => undefined } },
+      isNamespaceTerminating: async () => false,
+      now: Date.now,
+    } as unknown as World,
+    'ns/a',
+  )
+  expect(seen?.pool).toMatchObject({ state: 'there', lost: undefined })
 })
