@@ -145,7 +145,11 @@ async function openTemporary(options: ServeOptions, log: Log, { created }: DiskE
   const area = await openTemporaryArea(dir, { onWork: created })
   const backend = createTemporaryBackend({ area, recipe, size: newDisk.size, commandTimeoutMs })
   return {
-    undeclared: termsOf(options, layer(backend, options, log)),
+    // The names lead nowhere, so that any will do, unless sizes are in them.
+    undeclared: {
+      ...termsOf(options, layer(backend, options, log)),
+      anyName: newDisk.maxSize === undefined,
+    },
     declared: undefined,
     close: () => area.close(),
   }
