@@ -64,7 +64,9 @@ interface Reader {
 
 async function open(path: string): Promise<Reader> {
   const socket = connect({ path })
-  let received: Buffer = Buffer.alloc(0)
+  /** Put together only when enough is there: to do so with each chunk would copy 32 MiB five hundred times. */
+  let received: Buffer[] = []
+  let available = 0
   let isOver = false
   let isLate = false
   let wake = () => {}
@@ -77,7 +79,8 @@ async function open(path: string): Promise<Reader> {
     wake()
   })
   socket.on('data', (chunk: Buffer) => {
-    received = Buffer.concat([received, chunk])
+    received.push(chunk)
+    available += chunk.length
     wake()
   })
   // A server that hangs up on bytes that it has not read resets the connection: that is an end like any other.
@@ -90,16 +93,17 @@ async function open(path: string): Promise<Reader> {
   return {
     socket,
     async take(length) {
-      while (received.length < length) {
+      while (available < length) {
         if (isLate) throw new Error(`The server neither answers nor hangs up within ${PATIENCE} ms.`)
         if (isOver) return undefined
         await new Promise<void>(resolve => {
           wake = resolve
         })
       }
-      const taken = received.subarray(0, length)
-      received = received.subarray(length)
-      return taken
+      const all = Buffer.concat(received)
+      received = [all.subarray(length)]
+      available -= length
+      return all.subarray(0, length)
     },
   }
 }
