@@ -163,9 +163,11 @@ export interface Backend<Handle = unknown> {
   isRotational?(handle: Handle): boolean
   /** Default: any size will do. */
   blockSizes?(handle: Handle): BlockSizes
+  /** A sentence about the disk, for people. Default: none. */
+  exportDescription?(handle: Handle): string | undefined
 
   /** Names that clients may ask for. Default: none are listed. */
-  listExports?(): readonly string[] | Promise<readonly string[]>
+  listExports?(): readonly Listed[] | Promise<readonly Listed[]>
   /** The name that the empty one stands for. Default: the empty one reaches `open` and `probe` itself. */
   defaultExport?(): string | Promise<string>
   /**
@@ -180,9 +182,16 @@ export interface Backend<Handle = unknown> {
   close?(handle: Handle): void | Promise<void>
 }
 
+/** A name that clients may ask for, where there is one with a sentence about its disk, for people. */
+export type Listed = string | { readonly name: string; readonly description: string }
+
+export const nameOf = (listed: Listed): string => (typeof listed === 'string' ? listed : listed.name)
+
 /** What `probe` can say of a disk that is not opened. */
 export interface ProbeResult {
   readonly size: number
+  /** What `exportDescription` would answer for the opened disk. */
+  readonly description?: string | undefined
   /** What the callbacks of these names would answer for the opened disk, where they would not say yes. */
   readonly capabilities?: Partial<Capabilities>
 }
@@ -237,9 +246,10 @@ export interface LayeredBackend extends FilledBackend {
   /** Asks whether the disk has grown, and returns its size, which `getSize` tells from then on. It never shrinks. */
   renewSize(handle: unknown): number
   capabilities(handle: unknown): Capabilities
+  description(handle: unknown): string | undefined
   /** Undefined: only opening can tell. */
   probe(exportName: string, requestedSize?: number, readOnly?: boolean): Promise<Probed | undefined>
-  listExports(): Promise<readonly string[]>
+  listExports(): Promise<readonly Listed[]>
   defaultExport(): Promise<string>
   /**
    * The client takes no more replies. Operations that are still under way after a while fail with an
@@ -254,4 +264,6 @@ export interface LayeredBackend extends FilledBackend {
 export interface Probed {
   readonly size: number
   readonly capabilities: Capabilities
+  /** A sentence about it, for people. */
+  readonly description?: string | undefined
 }

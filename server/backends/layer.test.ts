@@ -229,10 +229,23 @@ describe('Questions without a disk', () => {
     expect(listed[0]).toBe('ü'.repeat(2048))
   })
 
+  test('get names with and without a description, and nothing else that is with them', async () => {
+    const told = ['a', { name: 'b', description: 'B.' }, { name: 'c', description: undefined, more: 1 }]
+    const listed = await asking({ listExports: () => told as never }).listExports()
+    expect(listed).toEqual(['a', { name: 'b', description: 'B.' }, 'c'])
+  })
+
   test.each([
     ['listExports', 'a', 'listExports returned "a", not a list of names'],
     ['listExports', ['a', 5], 'listExports told of 5, which is not a name'],
     ['listExports', [undefined], 'listExports told of nothing, which is not a name'],
+    ['listExports', [{ name: 5 }], 'which is not a name'],
+    [
+      'listExports',
+      [{ name: 'a', description: 5 }],
+      'listExports gave 5 for a description, which is no text',
+    ],
+    ['probe', { size: 1, description: 'a\0b' }, 'for a description, which is no text'],
     ['defaultExport', 5, 'defaultExport returned 5, not a name'],
     ['probe', null, 'probe told a size of nothing'],
     ['probe', { size: -1 }, 'probe told a size of -1'],

@@ -3,9 +3,10 @@
  * wrong from doing harm, so that the built-in backends and a user's module can be as simple as they like.
  */
 import { MAX_SIZE } from '../../crds/quantity.ts'
-import type { Backend, LayeredBackend, OpenContext, Probed, ProbeResult } from './backend.ts'
+import type { Backend, LayeredBackend, Listed, OpenContext, Probed, ProbeResult } from './backend.ts'
 import { Answers } from './layer/answers.ts'
 import { abilitiesOf, presumedCapabilities } from './layer/capabilities.ts'
+import { checkedDescription, checkedList, descriptionOf } from './layer/descriptions.ts'
 import { BackendError, describe, disown, failureOf, isThenable, UnfinishedError } from './layer/errors.ts'
 import { Handle } from './layer/handle.ts'
 import { immediateRead, immediateWrite } from './layer/immediate.ts'
@@ -42,10 +43,6 @@ export interface FillOptions {
   readonly limits?: Partial<Limits>
 }
 
-/** Most names of a list, and most bytes of each (proto.md, "String length"). */
-const MAX_LISTED = 10_000
-const MAX_LISTED_BYTES = 4096
-
 /** Disks with calls that never ended, from which on a backend opens no more: each may hold the buffers of a connection. */
 const MAX_UNFINISHED = 32
 
@@ -75,7 +72,8 @@ export function fillIn<Inner>(backend: Backend<Inner>, options: FillOptions): La
   async function handleOf(inner: Inner, readOnly: boolean): Promise<Handle<Inner>> {
     const size = checkedSize('getSize', await ask('getSize', () => backend.getSize(inner)))
     const abilities = abilitiesOf(backend, inner, size, readOnly)
-    return new Handle({ inner, size, ...abilities, misbehaved: onProblem })
+    const description = descriptionOf(backend, inner)
+    return new Handle({ inner, size, description, ...abilities, misbehaved: onProblem })
   }
 
   /** The name that the empty one stands for. */
@@ -167,6 +165,7 @@ export function fillIn<Inner>(backend: Backend<Inner>, options: FillOptions): La
     renewSize,
     endBatch,
     capabilities: (handle: Handle<Inner>) => handle.capabilities,
+    description: (handle: Handle<Inner>) => handle.description,
     leave: (handle: Handle<Inner>) => handle.leave(limits.leaveMs),
     close(handle: Handle<Inner>): Promise<void> {
       handle.closed ??= closeOnce(handle)
@@ -185,11 +184,11 @@ export function fillIn<Inner>(backend: Backend<Inner>, options: FillOptions): La
         readOnly || options.readOnly,
         told.capabilities ?? {},
       )
-      return { size, capabilities }
+      return { size, capabilities, description: checkedDescription('probe', told.description) }
     },
 
-    async listExports(): Promise<readonly string[]> {
-      return checkedNames(await ask('listExports', () => backend.listExports?.() ?? []))
+    async listExports(): Promise<readonly Listed[]> {
+      return checkedList(await ask('listExports', () => backend.listExports?.() ?? []))
     },
 
     defaultExport: defaultName,
@@ -204,20 +203,4 @@ function checkedSize(callback: 'getSize' | 'sizeNow' | 'probe', told: unknown): 
     'EIO',
     `The backend's ${callback} told a size of ${describe(told)}, not a whole number of bytes from 0 to ${MAX_SIZE}`,
   )
-}
-
-/** Names that no client could ask for are left out. */
-function checkedNames(told: unknown): readonly string[] {
-  if (!Array.isArray(told)) {
-    throw new BackendError('EIO', `The backend's listExports returned ${describe(told)}, not a list of names`)
-  }
-  const wrong = told.findIndex(name => typeof name !== 'string')
-  if (wrong >= 0) {
-    const shown = describe(told[wrong])
-    throw new BackendError('EIO', `The backend's listExports told of ${shown}, which is not a name`)
-  }
-  const names = told as readonly string[]
-  return names
-    .filter(name => Buffer.byteLength(name) <= MAX_LISTED_BYTES && !name.includes('\0'))
-    .slice(0, MAX_LISTED)
 }

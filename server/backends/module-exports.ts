@@ -64,6 +64,7 @@ export const CALLBACKS: Readonly<Record<Callback, CallbackRule>> = {
   canMultiConn: {},
   isRotational: {},
   blockSizes: {},
+  exportDescription: {},
   listExports: {},
   defaultExport: {},
   probe: {},

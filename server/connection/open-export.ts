@@ -13,6 +13,8 @@ const RETRY_MS = 200
 /** An opened disk; `close` gives everything back, in the order that lets the next client in last. */
 export interface OpenedExport extends OpenedDisk {
   readonly served: Export
+  /** A sentence about the disk, for people. */
+  readonly description: string | undefined
   close(): Promise<void>
 }
 
@@ -99,7 +101,9 @@ export async function openExport(served: Export, terms: OpenTerms): Promise<Open
     const size = backend.getSize(handle)
     const capabilities = backend.capabilities(handle)
     const multiConn = allowsMultiConn(served, capabilities)
-    return { served, backend, handle, size, capabilities, readOnly: !capabilities.canWrite, multiConn, close }
+    const description = backend.description(handle)
+    const readOnly = !capabilities.canWrite
+    return { served, backend, handle, size, capabilities, description, readOnly, multiConn, close }
   } catch (error) {
     await close()
     throw error

@@ -1,6 +1,6 @@
 /** What each option of the handshake is answered. */
 import { ExportNameError } from '../../crds/export-name.ts'
-import type { Probed } from '../backends/backend.ts'
+import type { Listed, Probed } from '../backends/backend.ts'
 import type { Admission, Patience } from '../exports/admission.ts'
 import type { Catalog } from '../exports/catalog.ts'
 import { allowsMultiConn, type Export, ExportRefusal } from '../exports/export.ts'
@@ -177,6 +177,11 @@ async function exportName(
   }
 }
 
+function listedReply(option: number, listed: Listed): Buffer {
+  if (typeof listed === 'string') return encodeServerReply(option, listed)
+  return encodeServerReply(option, listed.name, listed.description)
+}
+
 async function list(
   option: number,
   payload: Buffer,
@@ -186,9 +191,8 @@ async function list(
   requireEmpty(payload, 'LIST')
   if (!context.list) return refuse(option, REP.ERR_POLICY, 'This server does not list its exports.')
   try {
-    const names = await context.catalog.list(context.client.peer)
-    const replies = [...names.map(name => encodeServerReply(option, name)), ack(option)]
-    return { replies, listed: names.length }
+    const listed = await context.catalog.list(context.client.peer)
+    return { replies: [...listed.map(one => listedReply(option, one)), ack(option)], listed: listed.length }
   } catch (error) {
     context.refused(payload, error)
     return refuse(option, REP.ERR_PLATFORM, 'The exports cannot be listed now.')
@@ -220,13 +224,16 @@ function extendedHeaders(option: number, payload: Buffer, state: NegotiationStat
 function informationOf(
   option: number,
   served: Export,
-  { size, capabilities }: Probed,
+  { size, capabilities, description }: Probed,
   { infoTypes }: GoRequest,
   { framing }: NegotiationState,
 ): Buffer[] {
   const flags = transmissionFlags(capabilities, allowsMultiConn(served, capabilities), framing)
   const replies = [encodeExportInfo(option, size, flags)]
   if (infoTypes.includes(INFO.NAME)) replies.push(encodeTextInfo(option, INFO.NAME, served.name))
+  if (description !== undefined && infoTypes.includes(INFO.DESCRIPTION)) {
+    replies.push(encodeTextInfo(option, INFO.DESCRIPTION, description))
+  }
   if (infoTypes.includes(INFO.BLOCK_SIZE)) {
     const { minimum, preferred, maximum } = capabilities.blockSizes
     // READ and WRITE are served up to the protocol's default; what a backend cannot take at once is split.

@@ -10,7 +10,7 @@ import {
 import { formatSize } from '../../crds/quantity.ts'
 import { admitsTicket, splitTicket, TICKET_WITHDRAWN } from '../../crds/ticket.ts'
 import { NO_LIMITS, type RateLimits } from '../access/rate-limit.ts'
-import type { LayeredBackend } from '../backends/backend.ts'
+import { type LayeredBackend, type Listed, nameOf } from '../backends/backend.ts'
 import { type Export, ExportRefusal } from './export.ts'
 
 /** Disks that are served by the command line's options, not by a manifest. */
@@ -72,7 +72,7 @@ export interface Catalog {
    */
   resolve(rawName: Uint8Array, peer: Peer): Export
   /** Names that this client may open, sorted, the empty one first. */
-  list(peer: Peer): Promise<string[]>
+  list(peer: Peer): Promise<Listed[]>
   /** Why a client that has this export open may not have it any more; undefined if it may. */
   revocation(open: Export, peer: Peer): string | undefined
   /** What each client that has this export open may use of it now. */
@@ -186,12 +186,14 @@ export function createCatalog({ access, names, undeclared, declared }: CatalogSo
 
     async list(peer) {
       if (!isAdmitted(access, peer)) return []
-      const listed = new Set(await undeclared?.backend.listExports?.())
-      for (const name of declared?.names() ?? []) listed.add(name)
-      return [...listed]
+      const listed = new Map<string, Listed>()
+      for (const one of (await undeclared?.backend.listExports?.()) ?? []) listed.set(nameOf(one), one)
+      for (const name of declared?.names() ?? []) listed.set(name, name)
+      return [...listed.keys()]
         .filter(name => maySeeListed(name, peer))
         .sort()
         .slice(0, MAX_LISTED)
+        .map(name => listed.get(name) ?? name)
     },
 
     revocation(open, peer) {

@@ -7,7 +7,7 @@ import { mkdir, readdir, unlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { DEFAULT_NAME } from '../../crds/export-name.ts'
 import { quote } from '../../crds/quote.ts'
-import type { LayeredBackend } from '../backends/backend.ts'
+import { type LayeredBackend, nameOf } from '../backends/backend.ts'
 import { type DiskDirectory, HIDDEN_NAME } from '../backends/disks/directory.ts'
 import { lookUp, syncDirectory } from '../backends/disks/records.ts'
 import { codeOf } from '../linux/errno.ts'
@@ -121,8 +121,8 @@ export function withoutDeclared(backend: LayeredBackend, files: DeclaredFiles): 
       return await backend.probe(exportName, requestedSize, readOnly)
     },
     async listExports() {
-      const names = await backend.listExports()
-      return names.filter(name => !files.isKnown(name === '' ? DEFAULT_NAME : name))
+      const listed = await backend.listExports()
+      return listed.filter(one => !files.isKnown(nameOf(one) || DEFAULT_NAME))
     },
   }
 }

@@ -165,12 +165,14 @@ export function encodeOptionError(option: number, type: number, message: string)
   return encodeOptionReply(option, type, boundedText(message))
 }
 
-/** REP_SERVER: one export of a list. */
-export function encodeServerReply(option: number, name: string): Buffer {
+/** REP_SERVER: one export of a list, with a sentence about it for people. */
+export function encodeServerReply(option: number, name: string, description = ''): Buffer {
   const text = Buffer.from(name, 'utf8')
-  const payload = Buffer.alloc(4 + text.length)
+  const details = boundedText(description)
+  const payload = Buffer.alloc(4 + text.length + details.length)
   payload.writeUInt32BE(text.length, 0)
   payload.set(text, 4)
+  payload.set(details, 4 + text.length)
   return encodeOptionReply(option, REP.SERVER, payload)
 }
 

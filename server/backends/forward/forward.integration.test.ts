@@ -1,7 +1,8 @@
 /** What clients are told of a forwarded export, beside what they get. */
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { makeFolder, needPrograms, startNbdkit } from '../../client/test-servers.ts'
+import { makeFolder, needPrograms, startNbdkit, startQemuNbd } from '../../client/test-servers.ts'
 import { parseNbdUri } from '../../client/uri.ts'
 import { fillIn } from '../layer.ts'
 import { createForwardBackend } from './forward.ts'
@@ -60,4 +61,23 @@ test('An upstream that cannot tell of an export without opening it leaves INFO t
   needPrograms(context, 'nbdkit')
   const filled = await forwarding(['--mask-handshake=0', ...memory], false)
   expect(await filled.probe('')).toBeUndefined()
+})
+
+test('What people are told of an upstream passes through', async context => {
+  needPrograms(context, 'qemu-nbd')
+  const folder = makeFolder()
+  const socket = join(folder, 's')
+  const image = join(folder, 'image')
+  writeFileSync(image, Buffer.alloc(SIZE))
+  const description = 'The disk of Ünal.'
+  await startQemuNbd(folder, socket, '-f', 'raw', '-x', 'disk', '-D', description, image)
+  const uri = parseNbdUri(`nbd+unix:///?socket=${encodeURIComponent(socket)}`)
+  const backend = createForwardBackend({ uri, exportName: 'passed', shared: false, retryMs: 1000 })
+  const filled = fillIn(backend, { readOnly: false, onProblem() {} })
+  expect(await filled.listExports()).toEqual([{ name: 'disk', description }])
+  expect(await filled.probe('disk')).toMatchObject({ size: SIZE, description })
+  const signal = new AbortController().signal
+  const handle = await filled.open('disk', { readOnly: false, client: 'test', signal })
+  expect(filled.description(handle)).toBe(description)
+  await filled.close(handle)
 })

@@ -146,11 +146,13 @@ export function createForwardBackend(config: ForwardConfig): Backend<NbdClient> 
     canMultiConn: ({ flags }) => config.shared || flags.canMultiConn,
     isRotational: ({ flags }) => flags.rotational,
     blockSizes: client => client.blockSizes,
+    exportDescription: client => client.description,
 
     async probe(exportName) {
       try {
         const info = await probe(target(exportName))
-        return { size: info.size, capabilities: capabilitiesOf(info, config.shared) }
+        const { size, description } = info
+        return { size, description, capabilities: capabilitiesOf(info, config.shared) }
       } catch (error) {
         if (canOnlyOpen(error)) return undefined
         throw error
@@ -160,7 +162,7 @@ export function createForwardBackend(config: ForwardConfig): Backend<NbdClient> 
     async listExports() {
       if (config.exportName === 'fixed') return ['']
       const listed = await listExports(uri)
-      return listed.map(({ name }) => name)
+      return listed.map(({ name, description }) => (description === '' ? name : { name, description }))
     },
   }
 

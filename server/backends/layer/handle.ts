@@ -10,6 +10,8 @@ export interface HandleTerms<Inner> {
   /** Bytes. */
   readonly size: number
   readonly capabilities: Capabilities
+  /** A sentence about the disk, for people. */
+  readonly description: string | undefined
   /** The backend's own `zero` and `cache` may be called. */
   readonly zeroIsNative: boolean
   readonly cacheIsNative: boolean
@@ -19,6 +21,7 @@ export interface HandleTerms<Inner> {
 export class Handle<Inner> implements CallOwner {
   readonly inner: Inner
   readonly capabilities: Capabilities
+  readonly description: string | undefined
   readonly zeroIsNative: boolean
   readonly cacheIsNative: boolean
   readonly misbehaved: (problem: BackendError) => void
@@ -44,6 +47,7 @@ export class Handle<Inner> implements CallOwner {
     this.inner = terms.inner
     this.#size = terms.size
     this.capabilities = terms.capabilities
+    this.description = terms.description
     this.zeroIsNative = terms.zeroIsNative
     this.cacheIsNative = terms.cacheIsNative
     this.misbehaved = terms.misbehaved
