@@ -29,6 +29,7 @@ export function createAskedDisks({ path, readOnly, timeoutMs, take, log }: Asked
   const asker = createAsker({
     path,
     timeoutMs,
+    take,
     onAway: error =>
       log.error({ path, ...reasonOf(error) }, 'The program that declares disks does not answer'),
     onBack: () => log.info({ path }, 'The program that declares disks is back'),
@@ -58,6 +59,8 @@ export function createAskedDisks({ path, readOnly, timeoutMs, take, log }: Asked
     temporary: false,
     connections: 1,
     maxSize: MAX_SIZE,
-    declare: async (wish, signal) => take(await asker.declare(wish, signal), wish.name),
+    declare: async (wish, signal) => {
+      await asker.declare(wish, signal)
+    },
   }
 }

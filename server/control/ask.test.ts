@@ -11,7 +11,7 @@ const wish = (name: string) => ({ name, size: undefined, peer: { kind: 'ip', add
 /** Something that answers, and an asker of it. */
 async function setUp(
   answer: (asked: AskedDisk, signal: AbortSignal) => AskAnswer | Promise<AskAnswer>,
-  options: { timeoutMs?: number; patienceMs?: number } = {},
+  options: { timeoutMs?: number; patienceMs?: number; take?: () => Promise<void> } = {},
 ) {
   const path = join(makeDirectory(), 'ask.sock')
   const asked: AskedDisk[] = []
@@ -35,6 +35,7 @@ async function setUp(
     path,
     timeoutMs: 60_000,
     patienceMs: 300,
+    take: async () => undefined,
     onAway: () => states.push('away'),
     onBack: () => states.push('back'),
     ...options,
@@ -56,6 +57,26 @@ describe('A disk is declared', () => {
     const all = ['a', 'b', 'a', 'a', 'b'].map(name => asker.declare(wish(name), never))
     expect(await Promise.all(all)).toEqual(['a', 'b', 'a', 'a', 'b'].map(name => `${name}.json`))
     expect(asked.map(({ name }) => name).sort()).toEqual(['a', 'b'])
+  })
+
+  test('by one question also for who comes between the answer and the disk', async () => {
+    let open: () => void = () => undefined
+    let takings = 0
+    const take = () => {
+      takings++
+      return new Promise<void>(resolve => {
+        open = resolve
+      })
+    }
+    const { asker, asked } = await setUp(() => ({ result: 'declared', manifest: 'a.json' }), { take })
+    const first = asker.declare(wish('a'), never)
+    await expect.poll(() => takings).toBe(1)
+    const second = asker.declare(wish('a'), never)
+    // Time for a question that is not to come.
+    await new Promise(resolve => setTimeout(resolve, 100))
+    open()
+    expect(await Promise.all([first, second])).toEqual(['a.json', 'a.json'])
+    expect([asked.length, takings]).toEqual([1, 1])
   })
 
   test('also if the answerer starts anew meanwhile', async () => {

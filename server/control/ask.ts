@@ -43,7 +43,8 @@ export type AskRefusalKind = (typeof ASK_REFUSAL_KINDS)[number]
 /** Asks on behalf of clients. */
 export interface Asker {
   /**
-   * Has the disk declared and waits for it, together with all who want the same one; returns the name of its manifest.
+   * Has the disk declared and waits until it can be opened, together with all who want the same one. Returns the name of its
+   * manifest.
    * @throws ExportRefusal, or the signal's reason
    */
   declare(question: DiskQuestion, signal: AbortSignal): Promise<string>
@@ -58,6 +59,8 @@ export interface AskerOptions {
   readonly timeoutMs: number
   /** How long the answerer may be away, in ms. Default: 5000. */
   readonly patienceMs?: number
+  /** Reads the manifest that declares the disk now, and waits until the disk can be opened. */
+  readonly take: (manifest: string, exportName: string) => Promise<void>
   /** Told once when the answerer goes away, and once when it is back. */
   readonly onAway: (error: Error) => void
   readonly onBack: () => void
@@ -87,7 +90,7 @@ const WIRE_KINDS: Readonly<Record<AskRefusalKind, RefusalKind>> = {
 
 /** Asks at a socket for disks. Those who want the same name wait for one question. */
 export function createAsker(options: AskerOptions): Asker {
-  const { path, timeoutMs, patienceMs = PATIENCE_MS, onAway, onBack } = options
+  const { path, timeoutMs, patienceMs = PATIENCE_MS, take, onAway, onBack } = options
   const flights = new Map<string, Flight>()
   const slots = new Slots(MAX_QUESTIONS)
   let isAway = false
@@ -139,10 +142,17 @@ export function createAsker(options: AskerOptions): Asker {
     }
   }
 
+  /** Until the disk can be opened: who came between the answer and that would ask anew. */
+  async function made(question: DiskQuestion, signal: AbortSignal): Promise<string> {
+    const manifest = await fly(question, signal)
+    await take(manifest, question.name)
+    return manifest
+  }
+
   function begin(question: DiskQuestion): Flight {
     const abort = new AbortController()
     const flight: Flight = {
-      done: fly(question, abort.signal).finally(() => forget(question.name, flight)),
+      done: made(question, abort.signal).finally(() => forget(question.name, flight)),
       abort,
       waiting: 0,
     }
