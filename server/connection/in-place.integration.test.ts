@@ -1,7 +1,7 @@
 /** Large data of a backend that answers later: received and sent in the one buffer that it gets, and intact. */
 import { randomBytes } from 'node:crypto'
-import { describe, expect, test, vi } from 'vitest'
-import { bytesLent } from './buffers.ts'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { bytesLent, giveBuffer, MAX_DATA, takeBuffer } from './buffers.ts'
 import { gate, memoryBackend } from './test-backend.ts'
 import { errorOf, FLAG, READ, readSimple, request, takeSimple, takeStructured, write } from './test-client.ts'
 import { allGone, MIB, serve } from './test-server.ts'
@@ -89,6 +89,24 @@ describe('A WRITE', () => {
     await allGone(server)
     expect(written).toEqual([])
     expect(bytesLent()).toBe(before)
+  })
+
+  test('of which half has come gets the other half though others use up all memory', async () => {
+    const disk = Buffer.alloc(2 * MIB)
+    const { backend } = recording(disk)
+    const server = await serve({ backend })
+    const client = await server.attached()
+    const others = Array.from({ length: 513 }, () => takeBuffer(MAX_DATA))
+    onTestFinished(() => others.forEach(giveBuffer))
+    const payload = randomBytes(MIB + 5000)
+    const bytes = write(payload)
+    for (let at = 0; at < bytes.length; at += 500_000) {
+      client.send(bytes.subarray(at, at + 500_000))
+      await soon()
+      await soon()
+    }
+    expect((await takeSimple(client)).error).toBe(0)
+    expect(disk.subarray(0, payload.length).equals(payload)).toBe(true)
   })
 
   test('with FUA is the same', async () => {

@@ -105,6 +105,11 @@ export class Payload {
     this.#collected.begin(takePiece(request, this.#owner, buffer), buffer, length)
   }
 
+  /** The next bytes go into memory that is lent already. Only they can free it: whoever waits for memory must not hold them up. */
+  get isCollecting(): boolean {
+    return this.#collected.left > 0
+  }
+
   /** Where the next bytes of the payload belong, if they are put together. */
   target(): Buffer | undefined {
     return this.#collected.target()

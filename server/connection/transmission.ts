@@ -104,7 +104,7 @@ export class Transmission implements Receiver, PayloadOwner {
       this.#bulk !== undefined ||
       this.#waiting >= MAX_WAITING_REQUESTS ||
       this.#waitingBytes >= MAX_WAITING_BYTES ||
-      (this.#waitingBytes > 0 && bytesLent() > MAX_LENT_BYTES) ||
+      (this.#waitingBytes > 0 && bytesLent() > MAX_LENT_BYTES && !this.payload.isCollecting) ||
       this.#channel.congested
     )
   }
