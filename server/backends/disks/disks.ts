@@ -1,5 +1,5 @@
 /** The backend of disks that are files of a directory and are made when they are first asked for. */
-import type { BigIntStats } from 'node:fs'
+import { type BigIntStats, fstatSync } from 'node:fs'
 import { DEFAULT_NAME, type NameRules, parseExportName } from '../../../crds/export-name.ts'
 import { lockFile, unlockFile } from '../../linux/syscalls.ts'
 import { API_VERSION, type Backend, type OpenContext, type ProbeResult } from '../backend.ts'
@@ -247,29 +247,34 @@ export function createDisksBackend(config: DisksConfig) {
     await directory.settled(fileName, signal)
     const opened = await openExisting(directory, fileName, true)
     if (opened === undefined) throw new NoSuchDiskError(fileName)
-    const { fd, size, blockDevice } = opened
+    const { fd, blockDevice } = opened
     const file = fileKey(opened)
     const entries = () => [...shared.values()].filter(entry => entry.file === file)
     try {
       if (blockDevice) throw new DiskError('EINVAL', 'The disk is a block device; only files can be copied')
       for (let other = copies.get(file); other !== undefined; other = copies.get(file)) await other
       signal.throwIfAborted()
-      await refuseForeignWriter(fileName, opened)
-      const copying = copyOfNow(
-        {
-          ...{ fd, size },
-          async answeredTrims() {
-            for (const { disk } of entries()) await disk.trims.answeredDone()
+      // From here to the entry in the map nothing is waited for: of those who wait for the same copy, one goes on.
+      const copying = refuseForeignWriter(fileName, opened).then(() =>
+        copyOfNow(
+          {
+            fd,
+            get size() {
+              return fstatSync(fd).size
+            },
+            async answeredTrims() {
+              for (const { disk } of entries()) await disk.trims.answeredDone()
+            },
+            changes: () => entries().reduce((sum, { disk }) => sum + disk.changes, 0),
+            setBarrier(barrier) {
+              if (barrier === undefined) barriers.delete(file)
+              else barriers.set(file, barrier)
+              for (const { disk } of entries()) disk.barrier = barrier
+            },
           },
-          changes: () => entries().reduce((sum, { disk }) => sum + disk.changes, 0),
-          setBarrier(barrier) {
-            if (barrier === undefined) barriers.delete(file)
-            else barriers.set(file, barrier)
-            for (const { disk } of entries()) disk.barrier = barrier
-          },
-        },
-        to,
-        signal,
+          to,
+          signal,
+        ),
       )
       const ended = copying.catch(() => {}).finally(() => copies.delete(file))
       copies.set(file, ended)

@@ -15,7 +15,7 @@ import type { WriteBarrier } from './file-disk.ts'
 export interface CopySource {
   /** To read it by. */
   readonly fd: number
-  /** Bytes. */
+  /** Bytes. It is asked for when all changes are held, as the disk may have grown by then. */
   readonly size: number
   /** Puts a barrier before all who write the file, or will; undefined takes it away. */
   setBarrier(barrier: WriteBarrier | undefined): void
@@ -99,7 +99,7 @@ class Hold implements WriteBarrier {
  * @throws SystemCallError, CopyTimeoutError, or the signal's reason
  */
 export async function copyOfNow(source: CopySource, to: number, signal: AbortSignal): Promise<PointCopy> {
-  const { fd: from, size } = source
+  const { fd: from } = source
   const lane = new Lane()
   const call = async (name: string, start: Parameters<typeof inTurn>[1]) => {
     const result = await inTurn(lane, start)
@@ -115,6 +115,7 @@ export async function copyOfNow(source: CopySource, to: number, signal: AbortSig
   let report: PointCopy
   try {
     await quiet(source, hold, signal)
+    const { size } = source
     const at = new Date()
     const cloned = await inTurn(lane, done => deviceControl.async(to, FICLONE, from, done))
     const isCloned = cloned >= 0
@@ -130,7 +131,7 @@ export async function copyOfNow(source: CopySource, to: number, signal: AbortSig
     hold.lift()
   }
   signal.throwIfAborted()
-  await call('ftruncate', done => ftruncate.async(to, size, done))
+  await call('ftruncate', done => ftruncate.async(to, report.size, done))
   await setTimes(to, report.at, report.at)
   await call('fsync', done => fsync.async(to, done))
   signal.throwIfAborted()
