@@ -9,7 +9,7 @@ import { lstat, mkdir, realpath, rm, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { codeOf, toError } from '../../linux/errno.ts'
 import { lockFile } from '../../linux/syscalls.ts'
-import { closeDescriptor, openDescriptor, statDescriptor } from './descriptors.ts'
+import { closeDescriptor, openDescriptor, setDescriptorTimes, statDescriptor } from './descriptors.ts'
 import { DirectoryError, SPACE_PROBLEMS } from './errors.ts'
 import { removeTree } from './remove-tree.ts'
 import { Slots } from './slots.ts'
@@ -91,17 +91,24 @@ export async function openStaging(parentPath: string, options: StagingOptions = 
   let count = 0
 
   /** Cleaners of /var/tmp remove what looks old, and someone else may then have taken the name. */
-  async function ownPath(): Promise<string> {
-    const found = await lstat(registration.path, { bigint: true }).catch((error: unknown) => {
+  async function isLost({ path, lock, inode }: Registration): Promise<boolean> {
+    const found = await lstat(path, { bigint: true }).catch((error: unknown) => {
       if (codeOf(error) === 'ENOENT') return undefined
       throw error
     })
-    if (found?.ino !== registration.inode || !found.isDirectory()) {
+    // A directory whose lock has gone counts as a dead server's: whoever sweeps removes it.
+    return found?.ino !== inode || !found.isDirectory() || (await statDescriptor(lock)).nlink === 0
+  }
+
+  async function ownPath(): Promise<string> {
+    if (await isLost(registration)) {
       const lost = registration
       await restore?.()
       registration = await register(parent)
       await closeDescriptor(lost.lock)
     }
+    // Never older than the directory, so that no cleaner takes it first. Where that may not be set it stays as it is.
+    await setDescriptorTimes(registration.lock, new Date(), new Date()).catch(() => {})
     return registration.path
   }
 

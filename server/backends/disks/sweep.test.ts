@@ -6,7 +6,9 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
@@ -51,6 +53,29 @@ test('What a live server makes is not removed, nor anything that only looks like
   expect(readdirSync(outside)).toEqual(['precious'])
   await staging.close()
   expect(readdirSync(parent).sort()).toEqual(['alice', 'ondemand-disk-mine'])
+})
+
+test('What a live server makes is not removed either when its lock file has been', async () => {
+  const parent = makeDirectory()
+  const staging = await openStaging(parent)
+  for (const name of readdirSync(parent)) if (name.endsWith('.lock')) rmSync(join(parent, name))
+  await staging.use(never, async directory => {
+    await sweep(parent)
+    expect(existsSync(directory)).toBe(true)
+  })
+  await staging.close()
+  expect(readdirSync(parent)).toEqual([])
+})
+
+test('The lock file of a server that makes disks does not grow old', async () => {
+  const parent = makeDirectory()
+  const staging = await openStaging(parent)
+  const lock = join(parent, readdirSync(parent).find(name => name.endsWith('.lock')) as string)
+  utimesSync(lock, 1, 1)
+  await staging.use(never, async () => {
+    expect(statSync(lock).mtimeMs).toBeGreaterThan(Date.now() - 60_000)
+  })
+  await staging.close()
 })
 
 test('A link in place of a lock or a directory is not followed', async () => {
