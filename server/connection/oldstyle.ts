@@ -6,7 +6,7 @@ import { encodeOldstyle } from '../protocol/handshake.ts'
 import { FRAMING } from '../protocol/transmission.ts'
 import type { Channel } from './channel.ts'
 import type { NegotiationEvents } from './negotiation.ts'
-import { type OpenedExport, obtainExport, openExport } from './open-export.ts'
+import { type OpenedExport, openByName } from './open-export.ts'
 import { transmissionFlags } from './opened-disk.ts'
 import type { NegotiationState, OptionContext } from './options.ts'
 import type { Receiver } from './receiver.ts'
@@ -58,11 +58,9 @@ export class OldstyleHandshake implements Receiver {
   }
 
   async #open(): Promise<void> {
-    const { catalog, admission, patience, client, signal } = this.#context
     this.#events.working(true)
     try {
-      const served = await obtainExport(catalog, NO_NAME, client.peer, signal)
-      const opened = await openExport(served, { admission, patience, client: client.identity, signal })
+      const opened = await openByName(NO_NAME, this.#context)
       if (this.#stopping || this.#channel.closed || this.#channel.ended) await opened.close()
       else this.#begin(opened)
     } catch (error) {

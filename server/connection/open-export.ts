@@ -6,6 +6,7 @@ import type { Admission, Patience, Place } from '../exports/admission.ts'
 import type { Catalog } from '../exports/catalog.ts'
 import { allowsMultiConn, type Export, ExportRefusal } from '../exports/export.ts'
 import type { OpenedDisk } from './opened-disk.ts'
+import type { Client } from './peer.ts'
 
 /** How often a disk that another process holds is tried again, in ms. */
 const RETRY_MS = 200
@@ -19,7 +20,7 @@ export interface OpenedExport extends OpenedDisk {
 }
 
 /** Conditions of an open. */
-export interface OpenTerms {
+interface OpenTerms {
   readonly admission: Admission
   readonly patience: Patience
   /** The client's identity. */
@@ -54,7 +55,7 @@ function enter(served: Export, terms: OpenTerms): Promise<Place> | undefined {
  * The export of a name, for a client that will open it: declared first by another program if need be.
  * @throws ExportNameError, ExportRefusal, or the signal's reason
  */
-export async function obtainExport(
+async function obtainExport(
   catalog: Catalog,
   rawName: Uint8Array,
   peer: Peer,
@@ -74,7 +75,7 @@ export async function obtainExport(
  * Opens an export for a client, making its disk if need be.
  * @throws DiskHeldError, the backend's error, or the signal's reason; nothing is left open then
  */
-export async function openExport(served: Export, terms: OpenTerms): Promise<OpenedExport> {
+async function openExport(served: Export, terms: OpenTerms): Promise<OpenedExport> {
   const { backend } = served
   const deadline = terms.patience === 'unlimited' ? Infinity : performance.now() + terms.patience
   const place = await enter(served, terms)
@@ -106,6 +107,38 @@ export async function openExport(served: Export, terms: OpenTerms): Promise<Open
     return { served, backend, handle, size, capabilities, description, readOnly, multiConn, close }
   } catch (error) {
     await close()
+    throw error
+  }
+}
+
+/** A client that wants an export, and where it is to be had. */
+export interface Wish {
+  readonly catalog: Catalog
+  readonly admission: Admission
+  readonly client: Client
+  readonly patience: Patience
+  /** Aborted when the client has gone. */
+  readonly signal: AbortSignal
+}
+
+/**
+ * Opens the export of a name for a client that may have it, also when it has waited for it.
+ * @throws what obtainExport and openExport throw; nothing is left open then
+ */
+export async function openByName(
+  name: Uint8Array,
+  { admission, catalog, client, patience, signal }: Wish,
+): Promise<OpenedExport> {
+  const served = await obtainExport(catalog, name, client.peer, signal)
+  const opened = await openExport(served, { admission, patience, client: client.identity, signal })
+  try {
+    // While the client waited for its disk the terms may have changed, or the disk been given up.
+    catalog.resolve(name, client.peer)
+    const reason = catalog.revocation(served, client.peer)
+    if (reason !== undefined) throw new ExportRefusal('policy', reason)
+    return opened
+  } catch (error) {
+    await opened.close()
     throw error
   }
 }

@@ -21,7 +21,7 @@ import {
 } from '../protocol/handshake.ts'
 import { FRAMING } from '../protocol/transmission.ts'
 import { BASE_ALLOCATION_ID } from './block-status.ts'
-import { type OpenedExport, obtainExport, openExport } from './open-export.ts'
+import { type OpenedExport, openByName } from './open-export.ts'
 import { transmissionFlags } from './opened-disk.ts'
 import type { Client } from './peer.ts'
 
@@ -140,19 +140,6 @@ function refuseExport(option: number, name: Buffer, error: unknown, context: Opt
   return refuse(option, refusalReply(error, context.client), message)
 }
 
-async function open(
-  name: Buffer,
-  { admission, catalog, client, patience, signal }: OptionContext,
-): Promise<OpenedExport> {
-  const served = await obtainExport(catalog, name, client.peer, signal)
-  const opened = await openExport(served, { admission, patience, client: client.identity, signal })
-  // The terms may have changed while the client waited for its disk.
-  const reason = catalog.revocation(served, client.peer)
-  if (reason === undefined) return opened
-  await opened.close()
-  throw new ExportRefusal('policy', reason)
-}
-
 /** Contexts hold for the name that they were chosen for (proto.md, "NBD_OPT_SET_META_CONTEXT"). */
 function dropContextOfOther(name: Buffer, state: NegotiationState): void {
   if (state.metaContext?.name.equals(name) === false) state.metaContext = undefined
@@ -168,7 +155,7 @@ async function exportName(
   if (state.framing === FRAMING.EXTENDED)
     throw new ProtocolViolation('EXPORT_NAME cannot follow EXTENDED_HEADERS.')
   try {
-    const opened = await open(name, context)
+    const opened = await openByName(name, context)
     dropContextOfOther(name, state)
     return { replies: [], opened }
   } catch (error) {
@@ -252,7 +239,7 @@ async function go(
 ): Promise<Answer> {
   const request = decodeGo(payload)
   try {
-    const opened = await open(request.name, context)
+    const opened = await openByName(request.name, context)
     dropContextOfOther(request.name, state)
     const replies = [...informationOf(option, opened.served, opened, request, state), ack(option)]
     return { replies, opened }
@@ -282,7 +269,7 @@ async function info(
 async function probe(name: Buffer, served: Export, context: OptionContext): Promise<Probed> {
   const probed = await served.backend.probe(served.name, served.requestedSize, served.readOnly)
   if (probed !== undefined) return probed
-  const opened = await open(name, context)
+  const opened = await openByName(name, context)
   await opened.close()
   return opened
 }

@@ -1,5 +1,6 @@
 /** Clients that wait for a disk which another one holds, and clients that keep the server waiting. */
 import { describe, expect, test } from 'vitest'
+import { ExportRefusal } from '../exports/export.ts'
 import {
   ACK,
   CLIENT_FLAGS,
@@ -17,6 +18,8 @@ import {
 import { allGone, holdings, MIB, serve } from './test-server.ts'
 
 const LIST = 3
+/** Bytes of the oldstyle handshake, all of which the server says. */
+const OLDSTYLE_LENGTH = 152
 
 const pause = (ms: number) => new Promise(resolve => setTimeout(resolve, ms))
 
@@ -125,6 +128,47 @@ describe('A held disk', () => {
     expect(await lastOf(client)).toMatchObject({ error: ERR.POLICY })
     expect(server.admission.size).toBe(0)
     expect(holdings(server.path).locks).toBe(locks)
+  })
+
+  test('is not given to a client that waited while it was given up', async () => {
+    let isGivenUp = false
+    const server = await serve({
+      patience: 'unlimited',
+      around: catalog => ({
+        ...catalog,
+        resolve(name, peer) {
+          if (isGivenUp) throw new ExportRefusal('unknown', 'The disk is being deleted.')
+          return catalog.resolve(name, peer)
+        },
+      }),
+    })
+    const holder = await server.attached()
+    const client = await server.greeted()
+    await waitFor(client)
+    isGivenUp = true
+    holder.send(request(DISC))
+    expect(await lastOf(client)).toMatchObject({ error: ERR.UNKNOWN })
+    expect(server.admission.size).toBe(0)
+  })
+
+  test('is not given to an oldstyle client either that was shut out while it waited', async () => {
+    let isShutOut = false
+    const server = await serve({
+      oldstyle: true,
+      patience: 'unlimited',
+      around: catalog => ({
+        ...catalog,
+        revocation: () => (isShutOut ? 'You are not allowed here any more.' : undefined),
+      }),
+    })
+    const holder = await server.connect()
+    await holder.take(OLDSTYLE_LENGTH)
+    const client = await server.connect()
+    await pause(30)
+    isShutOut = true
+    holder.send(request(DISC))
+    expect(await client.rest()).toHaveLength(0)
+    expect(server.admission.size).toBe(0)
   })
 })
 
