@@ -1,9 +1,9 @@
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import type { DiskPool } from '../../crds/diskpool.ts'
 import type { DiskSnapshot } from '../../crds/disksnapshot.ts'
 import type { OnDemandDisk } from '../../crds/ondemanddisk.ts'
 import { keyOf, ObjectStore } from '../kube/store.ts'
-import { createPoolView } from './pool-view.ts'
+import { createPoolView, FRESH_MS } from './pool-view.ts'
 
 const disk = (name: string, uid: string) =>
   ({ metadata: { namespace: 'ns', name, uid }, spec: { exportName: `${name}-export` } }) as OnDemandDisk
@@ -47,6 +47,23 @@ test('News of an older disk of the name do not make the new one unknown', () => 
   view.add(disk('alice', 'new'))
   view.diskChanged({ type: 'deleted', object: disk('alice', 'old') })
   expect(names()).toEqual(['alice'])
+})
+
+test('A disk of which no news come is not believed in for ever', () => {
+  vi.useFakeTimers({ toFake: ['performance'] })
+  try {
+    const { view, names } = setUp()
+    view.add(disk('alice', 'u1'))
+    vi.advanceTimersByTime(FRESH_MS - 1)
+    view.add(disk('bob', 'u2'))
+    expect(names()).toEqual(['alice', 'bob'])
+    vi.advanceTimersByTime(1)
+    expect(view.disk('ns/alice')).toBeUndefined()
+    expect(view.byExport('alice-export')).toBeUndefined()
+    expect(names()).toEqual(['bob'])
+  } finally {
+    vi.useRealTimers()
+  }
 })
 
 test('One whose news came first is not taken', () => {

@@ -18,7 +18,7 @@ export interface PoolView {
   snapshot(key: string): DiskSnapshot | undefined
   /** None where the API server does not know the kind. */
   snapshots(): Iterable<DiskSnapshot>
-  /** Takes an object that the API server has just made, until the news of it comes. */
+  /** Takes an object that the API server has just told of, until the news of it comes, for a while at most. */
   add(disk: OnDemandDisk): void
 }
 
@@ -37,15 +37,36 @@ export interface FollowedView extends PoolView {
   poolChanged(event: StoreEvent<DiskPool>): void
 }
 
+/**
+ * News that take longer than this, in ms, may never come: of an object that has been deleted meanwhile, or that the
+ * operator has not given the pool's label yet. Whoever needs it asks the API server again.
+ */
+export const FRESH_MS = 10_000
+
 /** Puts the view together from the stores that are followed. */
 export function createPoolView({ disks, snapshots, log, onAdd }: PoolViewTerms): FollowedView {
-  const fresh = new Map<string, OnDemandDisk>()
+  const fresh = new Map<string, { readonly disk: OnDemandDisk; readonly until: number }>()
   let parsed: DiskPool | undefined
   let isThere = false
 
   const find = <T extends OnDemandDisk | DiskSnapshot>(store: Store<T>, key: string): T | undefined => {
     const { namespace, name } = refOf(key)
     return store.get(namespace, name)
+  }
+
+  /** Those whose news have not come, the oldest first. */
+  function freshDisks(): OnDemandDisk[] {
+    const now = performance.now()
+    for (const [key, { until }] of fresh) {
+      if (now < until) break
+      fresh.delete(key)
+    }
+    return [...fresh.values()].map(({ disk }) => disk)
+  }
+
+  function freshDisk(key: string): OnDemandDisk | undefined {
+    const entry = fresh.get(key)
+    return entry !== undefined && performance.now() < entry.until ? entry.disk : undefined
   }
 
   /** A pool whose spec is wrong keeps its last good one. */
@@ -65,27 +86,27 @@ export function createPoolView({ disks, snapshots, log, onAdd }: PoolViewTerms):
     get pool() {
       return isThere ? parsed : undefined
     },
-    disk: key => find(disks, key) ?? fresh.get(key),
+    disk: key => find(disks, key) ?? freshDisk(key),
     *disks() {
       yield* disks.list()
-      yield* fresh.values()
+      yield* freshDisks()
     },
     byExport(name) {
       const [found] = disks.byIndex('export', name)
       if (found !== undefined) return found
-      for (const disk of fresh.values()) if (disk.spec.exportName === name) return disk
-      return undefined
+      return freshDisks().find(({ metadata, spec }) => (spec.exportName ?? metadata.name) === name)
     },
     snapshot: key => find(snapshots, key),
     snapshots: () => snapshots.list(),
     add(disk) {
       const key = keyOf(disk)
-      if (find(disks, key) === undefined) fresh.set(key, disk)
+      fresh.delete(key)
+      if (find(disks, key) === undefined) fresh.set(key, { disk, until: performance.now() + FRESH_MS })
       onAdd(key)
     },
     diskChanged({ object }) {
       const key = keyOf(object)
-      if (fresh.get(key)?.metadata.uid === object.metadata.uid) fresh.delete(key)
+      if (fresh.get(key)?.disk.metadata.uid === object.metadata.uid) fresh.delete(key)
     },
     poolChanged({ type, object }) {
       isThere = type !== 'deleted'
