@@ -103,11 +103,13 @@ export function createDiskReconciler(terms: ReconcilerTerms): DiskReconciler {
     const spare = disk.metadata.annotations?.[SPARE_ANNOTATION]
     const isPromised = spare !== undefined && !isTrue(disk, 'Provisioned')
     const [file, isThere] = await Promise.all([volume.disk(uid), isPromised && hasSpare(spare)])
+    const mayBeRetained = disk.metadata.deletionTimestamp !== undefined && file === undefined
     return {
       disk,
       parsed,
       allotment: allotmentOf(disk, parsed, file?.size),
       file,
+      isRetained: mayBeRetained && (await volume.isRetained(uid)),
       spare: isThere,
       copy: copier.view(uid),
       copiedTo: disk.metadata.deletionTimestamp === undefined ? [] : copiesOf(uid),

@@ -16,6 +16,8 @@ export interface AgentObserved {
   readonly allotment?: Allotment | undefined
   /** The disk's file. */
   readonly file: FileView | undefined
+  /** The disk's data is among what is kept of deleted disks. */
+  readonly isRetained?: boolean | undefined
   /** The spare that the disk was promised is there. */
   readonly spare: boolean
   /** How it goes with the copy that is to be the disk, with `source`. */

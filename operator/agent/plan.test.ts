@@ -356,6 +356,12 @@ describe('A disk that is deleted', () => {
       { ...unserved, spec: { reclaimPolicy: 'Retain' } },
       ['retain file', 'Exported False Retained'],
     ],
+    // The agent was killed between the two steps: the data was said to be gone.
+    [
+      'that was kept elsewhere before a crash is told so',
+      { ...unserved, spec: { reclaimPolicy: 'Retain' }, observed: { file: undefined, isRetained: true } },
+      ['Exported False Retained'],
+    ],
     ['without a file is gone', { ...unserved, observed: { file: undefined } }, ['Exported False Removed']],
     [
       'that is gone is left alone',

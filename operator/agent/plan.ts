@@ -183,14 +183,15 @@ function planDeletion(observed: AgentObserved): AgentPlan {
   return { actions, requeueAfterMs: LOOK_AGAIN_MS }
 }
 
-function planRemoval({ disk, file, server }: AgentObserved): AgentPlan {
+function planRemoval({ disk, file, isRetained, server }: AgentObserved): AgentPlan {
   const exported = conditionOf(disk, 'Exported')
   const isDone = exported?.reason === 'Removed' || exported?.reason === 'Retained'
   if (isDone && file === undefined) return { actions: [] }
   // A server that may still have the file open, or read its manifest just now, must not be left with half a disk.
   if (server.state === 'unknown' || server.served !== undefined)
     return { actions: [], requeueAfterMs: LOOK_AGAIN_MS }
-  const isKept = disk.spec.reclaimPolicy === 'Retain' && file !== undefined
+  // It may have been kept already, and nobody has been told.
+  const isKept = file === undefined ? isRetained === true : disk.spec.reclaimPolicy === 'Retain'
   const conditions = [
     isKept
       ? condition(

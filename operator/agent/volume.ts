@@ -17,6 +17,8 @@ export interface Volume {
   dropSpares(key: string | undefined): Promise<readonly string[]>
   removeDisk(uid: string): Promise<void>
   retainDisk(uid: string): Promise<void>
+  /** Is there what was kept of a deleted disk? */
+  isRetained(uid: string): Promise<boolean>
   /** The file of a snapshot. */
   snapshot(uid: string): Promise<SnapshotFile | undefined>
   snapshotPath(uid: string): string
@@ -143,6 +145,8 @@ export async function openVolume(path: string): Promise<Volume> {
       await syncDirectory(retained)
       await syncDirectory(disks)
     },
+
+    isRetained: async uid => (await measure(join(retained, checked(uid, UID)))) !== undefined,
 
     async snapshot(uid) {
       try {
