@@ -125,6 +125,12 @@ describe('A disk', () => {
       { ...settled, spec: { access: { allow: ['x'] } }, manifest: 'written' },
       [],
     ],
+    // Exported stayed True, although no server had the disk.
+    [
+      'whose spec is wrong is not told to be served by a pod that is new',
+      { ...settled, spec: { access: { allow: ['x'] } }, manifest: 'none', served: 'absent' },
+      ['Exported False Refused'],
+    ],
     [
       'that the server refuses is told why',
       { ...settled, served: { problem: 'No such filesystem.' } },

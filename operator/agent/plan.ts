@@ -29,16 +29,28 @@ const LOOK_AGAIN_MS = 5000
 
 /**
  * A disk is served once it has been made, which the operator says by the condition Provisioned, or which the agent sees
- * itself where a spare became the disk; from then on its manifest follows the spec. A spec that is wrong changes nothing: the disk is served by its last good one.
+ * itself where a spare became the disk; from then on its manifest follows the spec.
  */
 export function planDisk(observed: AgentObserved): AgentPlan {
   const { disk, parsed } = observed
   if (disk.metadata.deletionTimestamp !== undefined) return planDeletion(observed)
-  if (parsed instanceof InvalidSpecError) return { actions: [] }
+  if (parsed instanceof InvalidSpecError) return planInvalid(observed, parsed)
   if (!isTrue(disk, 'Provisioned')) {
     return parsed.spec.source === undefined ? planSpare(observed, parsed) : planCopy(observed, parsed)
   }
   return planServing(observed, parsed)
+}
+
+/**
+ * A spec that is wrong changes nothing: the disk is served by its last good one. A pod that is new has none, and what
+ * rules there were is not known; so the disk is not served, which must not look as if it were.
+ */
+function planInvalid({ disk, manifest }: AgentObserved, { message }: InvalidSpecError): AgentPlan {
+  if (manifest !== undefined || !isTrue(disk, 'Exported')) return { actions: [] }
+  const text = `The pool’s server is new and has no valid spec of the disk. ${message}`
+  const fields = (disk.status?.connections ?? 0) > 0 ? { connections: 0, clients: [] } : {}
+  const conditions = [condition(disk, 'Exported', 'False', 'Refused', text)]
+  return { actions: [{ kind: 'status', change: { conditions, fields } }] }
 }
 
 function planServing(observed: AgentObserved, parsed: OnDemandDisk): AgentPlan {
