@@ -124,6 +124,13 @@ describe('The CSI driver', () => {
       { name: 'BIND_TO', value: 'unix:///csi/csi.sock' },
       { name: 'PROXY_TO', value: 'unix:///csi/driver.sock' },
     ])
+    // It had none, and with it all that a container's root may do.
+    expect(proxy.securityContext).toEqual({
+      runAsUser: 0,
+      allowPrivilegeEscalation: false,
+      readOnlyRootFilesystem: true,
+      capabilities: { drop: ['ALL'] },
+    })
   })
 
   test('gives the node no rights, and the controller those of the parts that are there', async () => {
@@ -150,6 +157,22 @@ describe('The CSI driver', () => {
     expect(await rightsOf(ALL)).toEqual(
       expect.arrayContaining(['persistentvolumes', 'volumeattachments/status', 'volumesnapshotcontents']),
     )
+  })
+
+  test('lets nobody but scrapers connect to its controller', async () => {
+    const from = 'networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus'
+    const objects = await render([...ON, from])
+    const { spec } = find(objects, 'NetworkPolicy', CONTROLLER)
+    expect(spec.ingress).toEqual([
+      {
+        ports: [{ port: 'metrics', protocol: 'TCP' }],
+        from: [{ podSelector: { matchLabels: { app: 'prometheus' } } }],
+      },
+    ])
+    const { labels } = find(objects, 'Deployment', CONTROLLER).spec.template.metadata
+    expect(labels).toMatchObject(spec.podSelector.matchLabels)
+    const off = await render([...ON, 'networkPolicy.enabled=false'])
+    expect(off.some(({ kind }) => kind === 'NetworkPolicy')).toBe(false)
   })
 
   test('works in one namespace when the release does', async () => {
