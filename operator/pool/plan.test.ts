@@ -197,6 +197,30 @@ describe('A pool', () => {
     expect(lines(given).at(-1)).toBe(expected)
   })
 
+  // Of a Secret that is missing the pool told no more than exit code 2.
+  test.each([
+    ['start\nodd: --tls-dir: /tls has neither.\n', ', exit code 2: odd: --tls-dir: /tls has neither.'],
+    [
+      '{"level":"fatal","time":"T","reason":"It is full.","msg":"It ended"}\n',
+      ', exit code 2: It ended: It is full.',
+    ],
+    ['{"level":"info","time":"T","msg":"A client left"}\n', ', exit code 2'],
+    ['', ', exit code 2'],
+  ])('tells the last words of a server that does not start: %j', (message, words) => {
+    const parts = built()
+    expect(JSON.stringify(parts.server).split('"FallbackToLogsOnError"')).toHaveLength(3)
+    const container = {
+      name: 'nbd',
+      state: { waiting: { reason: 'CrashLoopBackOff', message: 'back-off 20s' } },
+      lastState: { terminated: { exitCode: 2, message } },
+    }
+    const serverPod = { ...POD, status: { containerStatuses: [container] } } as KubeObject
+    const said = planPool(see({ claim: CLAIM as KubeObject, parts, serverPod })).actions.at(-1)
+    expect(JSON.stringify(said)).toContain(
+      JSON.stringify(`The Pod lab-0 does not run. Container nbd: CrashLoopBackOff${words}`),
+    )
+  })
+
   // A quota that refuses the Pod tells nobody but the StatefulSet: the server "was starting" for ever.
   test('whose server gets no Pod says so after a while, and where to look', () => {
     const plan = (age: number) => {

@@ -37,12 +37,29 @@ export function podProblem({ status }: Pod): string | undefined {
     const waiting = state?.waiting
     if (!waiting?.reason || !STUCK.has(waiting.reason)) continue
     const last = lastState?.terminated
-    const why = last ? `, exit code ${last.exitCode}${last.message ? `: ${last.message.trim()}` : ''}` : ''
+    const words = lastWords(last?.message ?? '')
+    const why = last ? `, exit code ${last.exitCode}${words === '' ? '' : `: ${words}`}` : ''
     // The message of a back-off has times in it that change all the time.
     const detail = waiting.reason === 'CrashLoopBackOff' ? why : waiting.message ? `: ${waiting.message}` : ''
     return bounded(`Container ${name}: ${waiting.reason}${detail}`)
   }
   return undefined
+}
+
+/**
+ * What a container said last, if it was of its end: a program that is killed may have spoken of a client. Without the
+ * time of a line of its log, which would be another one after each try.
+ */
+function lastWords(text: string): string {
+  const line = text.trim().split('\n').at(-1) ?? ''
+  if (!line.startsWith('{')) return line
+  try {
+    const { level, msg, reason } = JSON.parse(line)
+    if (level !== 'error' && level !== 'fatal') return ''
+    return typeof reason === 'string' ? `${msg}: ${reason}` : String(msg)
+  } catch {
+    return ''
+  }
 }
 
 function bounded(text: string): string {

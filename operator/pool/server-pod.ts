@@ -94,6 +94,9 @@ function directories(settings: PodSettings) {
   }
 }
 
+/** Why a server does not start stands in its last line; the pool's condition has it from here. */
+const LAST_WORDS = { terminationMessagePolicy: 'FallbackToLogsOnError' } as const
+
 /** Rules and limits of clients are not among the arguments: their changes must not restart the Pod. */
 function nbd({ spec }: DiskPool, settings: PodSettings) {
   const { tls, exportNames, server } = spec
@@ -101,6 +104,7 @@ function nbd({ spec }: DiskPool, settings: PodSettings) {
   return {
     name: 'nbd',
     ...commonContainer(settings),
+    ...LAST_WORDS,
     command: ['ondemand-disk', 'serve'],
     args: [
       ...['--dir', DISKS_PATH, '--disks', MANIFESTS, '--no-create'],
@@ -128,6 +132,7 @@ function agent({ metadata }: DiskPool, settings: PodSettings) {
   return {
     name: 'agent',
     ...commonContainer(settings),
+    ...LAST_WORDS,
     command: ['ondemand-disk-operator', 'agent'],
     args: [
       ...['--pool', metadata.name, '--namespace', metadata.namespace ?? 'default'],
