@@ -19,6 +19,7 @@ import { conditionOf } from '../terms/conditions.ts'
 import { POOL_LABEL, poolNames } from '../terms/names.ts'
 import { createCopier } from './copier.ts'
 import { createDiskReconciler } from './disk-reconciler.ts'
+import { createFarewell } from './farewell.ts'
 import { openManifests } from './manifest-directory.ts'
 import { agentFamilies, newCounts } from './metrics.ts'
 import { askedDisk, createOnDemand } from './on-demand.ts'
@@ -137,12 +138,7 @@ export async function startAgent({ client, options, events, log }: AgentTerms): 
   function forget(uid: string | undefined): void {
     if (uid === undefined || !isSynced) return
     reconciler.forget(uid)
-    if (manifests.text(uid) === undefined) return
-    log.warn({ uid }, 'A disk is gone from the API; it is not served any more, and its file stays')
-    manifests
-      .remove(uid)
-      .then(() => mirror.rescan([uid]))
-      .catch((error: unknown) => log.error({ uid, ...reasonOf(error) }, 'A manifest could not be removed'))
+    farewell.leave(uid)
   }
 
   function onPool(event: StoreEvent<DiskPool>): void {
@@ -168,6 +164,11 @@ export async function startAgent({ client, options, events, log }: AgentTerms): 
       }
       poolQueue.addAfter(poolName, POOL_GATHER_MS)
     },
+  })
+  const farewell = createFarewell({
+    ...{ client, poolName, manifests, log },
+    isFollowed: uid => disks.store.byIndex('uid', uid).length > 0,
+    onGone: uid => void mirror.rescan([uid]),
   })
   const copier = createCopier({
     ...{ volume, mirror, log },
@@ -241,6 +242,7 @@ export async function startAgent({ client, options, events, log }: AgentTerms): 
       await asking.close()
       await Promise.all([disks.stop(), pools.stop(), snapshots.stop()])
       await Promise.all(controllers.map(controller => controller.stop()))
+      await farewell.stop()
       await copier.stop()
       await mirror.stop()
     },
