@@ -147,6 +147,28 @@ describe('A pool', () => {
     expect(lines({ parts, claim: CLAIM, serverPod: READY_POD, spec: wanted }).slice(0, -1)).toEqual(expected)
   })
 
+  test('lives with a claim that a person has made larger than any disk', () => {
+    const claim = { ...CLAIM, spec: { ...CLAIM.spec, resources: { requests: { storage: '16Pi' } } } }
+    expect(lines({ parts: built(), claim: claim as KubeObject, serverPod: READY_POD })).toEqual([
+      'StorageReady=True/Bound ServerReady=True/Serving Ready=True/Ready',
+    ])
+  })
+
+  test('does not send clients to a Service that is somebody else’s', () => {
+    const status = { loadBalancer: { ingress: [{ ip: '192.0.2.1' }] } }
+    const uriOf = (service: object | undefined) => {
+      const parts = { ...NONE, service: { ...service, status } as unknown as KubeObject }
+      const said = planPool(
+        see({ claim: CLAIM as KubeObject, serverPod: READY_POD as KubeObject, parts }),
+      ).actions.at(-1)
+      return said?.kind === 'status' ? said.change.fields?.uri : undefined
+    }
+    expect(uriOf(built().service)).toBe('nbd://192.0.2.1:10809')
+    expect(uriOf({ apiVersion: 'v1', kind: 'Service', metadata: { name: 'lab' } })).toBe(
+      'nbd://lab.ns.svc:10809',
+    )
+  })
+
   test('lets its claim grow', () => {
     expect(
       lines({ parts: built(), claim: CLAIM, spec: { storage: { claimTemplate: { size: '2Gi' } } } }),

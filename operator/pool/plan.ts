@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { checkPoolTransition, type DiskPool } from '../../crds/diskpool.ts'
 import { InvalidSpecError } from '../../crds/invalid-spec-error.ts'
 import { API_GROUP } from '../../crds/object.ts'
-import { parseQuantity } from '../../crds/quantity.ts'
+import { parseQuantity, SizeError } from '../../crds/quantity.ts'
 import { covers } from '../kube/apply.ts'
 import type { ConditionChange } from '../kube/conditions.ts'
 import type { KubeObject, PersistentVolumeClaim, Pod, Service } from '../kube/objects.ts'
@@ -142,8 +142,15 @@ function comparable(value: unknown): unknown {
   )
 }
 
+/** A claim that a person has made larger than any disk can be is no reason to leave its pool alone. */
 function bytesOf(quantity: string | undefined): number {
-  return quantity === undefined ? 0 : parseQuantity(quantity, { allowZero: true })
+  if (quantity === undefined) return 0
+  try {
+    return parseQuantity(quantity, { allowZero: true })
+  } catch (error) {
+    if (error instanceof SizeError) return Number.POSITIVE_INFINITY
+    throw error
+  }
 }
 
 function report(observed: PoolObserved, pool: DiskPool, taken: string | undefined): PoolAction {
@@ -241,7 +248,8 @@ function serverCondition(observed: PoolObserved, pool: DiskPool): ConditionChang
 
 /** Where clients find the server: the load balancer if there is one, else the Service's name. */
 function uriOf({ parts }: PoolObserved, { metadata, spec }: DiskPool): string {
-  const { status } = (parts.service ?? {}) as Service
+  // One that is in the way leads to somebody else's pods.
+  const { status } = (isOwnedBy(parts.service, metadata.uid) ? parts.service : {}) as Service
   const [ingress] = status?.loadBalancer?.ingress ?? []
   const address = ingress?.hostname ?? ingress?.ip
   const host =
