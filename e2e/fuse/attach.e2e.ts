@@ -303,3 +303,10 @@ test('What cannot be attached is refused by one line, and leaves nothing', async
   expect(await refused('--via', 'fuse', writable.uri('alice'))).toContain('for reading only')
   expect((await run('pgrep', ['-f', 'attach/daemon[.]ts nbd://127.0.0.1:1/'])).status).toBe(1)
 })
+
+test('A disk is attached whose name is as long as names may be', async () => {
+  await using dir = await scratch()
+  await using server = await serve(dir)
+  await using disk = await attach(server.uri('n'.repeat(255)))
+  expect(await isConfigured(disk.device)).toBe(true)
+})

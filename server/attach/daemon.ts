@@ -44,10 +44,11 @@ function log(level: 3 | 4 | 6, message: string): void {
   }
 }
 
-/** A file whose bytes are those of the export; nothing but the result leads to it. */
-async function openFile(device: number): Promise<FileHandle> {
-  const root = mountDetached('fuse', {
-    source: uri,
+/** Mounts the file, in nobody's tree; only the result, an O_PATH descriptor of it, leads there. @throws SystemCallError */
+const mountFile = (device: number): number =>
+  mountDetached('fuse', {
+    // Not the URI, which may be longer than the 255 bytes that the kernel takes. No table shows this mount.
+    source: 'ondemand-disk',
     subtype: 'ondemand-disk',
     fd: `${device}`,
     rootmode: '100000',
@@ -58,6 +59,9 @@ async function openFile(device: number): Promise<FileHandle> {
   })
   try {
     // The path is followed in the thread pool; this thread answers the kernel meanwhile.
+
+/** Opens the file whose bytes are those of the export, and closes `root`. */
+async function openFile(root: number): Promise<FileHandle> {
     return await openSoon(root)
   } finally {
     closeSync(root)
@@ -128,7 +132,7 @@ function startFile(
   device: number,
   state: Int32Array<SharedArrayBuffer>,
 ): Promise<FileHandle> {
-  const opening = openFile(device)
+  const opening = openFile(mountFile(device))
   serving = serveNbd(device, client, { writable: !readOnly, growable: false, allowOther: true, state })
   closeSync(device)
   return opening
