@@ -1,8 +1,19 @@
 /** `attach`, `detach` and `attached` by FUSE and a loop device, and how they end. Nothing may be left. */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { readFile, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeEach, expect, test } from 'vitest'
-import { check, checkout, type Ended, run, type Scratch, scratch, startServer } from '../harness.ts'
+import {
+  check,
+  checkout,
+  type Ended,
+  
+  run,
+  type Scratch,
+  scratch,
+  startServer,
+} from '../harness.ts'
 import { until } from '../until.ts'
 import { fuse, mountAt, mountDevice, needRoot, PATIENCE } from './mounts.ts'
 
@@ -308,5 +319,20 @@ test('A disk is attached whose name is as long as names may be', async () => {
   await using dir = await scratch()
   await using server = await serve(dir)
   await using disk = await attach(server.uri('n'.repeat(255)))
+  expect(await isConfigured(disk.device)).toBe(true)
+})
+
+test('A disk that takes its time to be made is waited for, and by nobody who has been killed', async () => {
+  await using dir = await scratch()
+  await using server = await startServer([
+    ...['--dir', dir.path, '--size', '64M', '--command', 'sleep 11; truncate -s $size $disk'],
+  ])
+  const killed = spawn(process.execPath, [
+    ...[join(checkout, 'server/main.ts'), 'attach', '--via', 'fuse', server.uri('bob')],
+  ])
+  await until('the process starts', PATIENCE, async () => (await daemonOf(server.uri('bob'))) > 0)
+  killed.kill('SIGKILL')
+  await until('the process has ended', 5000, async () => (await daemonOf(server.uri('bob'))) < 0)
+  await using disk = await attach(server.uri('alice'))
   expect(await isConfigured(disk.device)).toBe(true)
 })

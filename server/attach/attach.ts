@@ -50,7 +50,7 @@ export async function attach(
 ): Promise<AttachedDisk> {
   const parsed = withAbsolutePaths(parseNbdUri(uri))
   const name = formatNbdUri(parsed)
-  const lock = await lockUri(name)
+  const lock = await lockUri(name, terms.openTimeoutMs)
   try {
     const there = (await attached()).find(disk => disk.uri === name)
     if (there !== undefined) {

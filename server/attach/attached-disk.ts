@@ -25,6 +25,8 @@ export interface AttachTerms {
   readonly readOnly: boolean
   /** How long the server may be away before errors are answered, in ms; undefined: for ever. */
   readonly deadAfterMs?: number | undefined
+  /** How long the server may take to open the disk, which it may have to make first, in ms. Default: 10,000. */
+  readonly openTimeoutMs?: number | undefined
   /** By which it can be told apart from others; without white space. */
   readonly tag?: string | undefined
   /** Makes of the command of a process that is to outlive this one the command that starts it. Default: as it is. */

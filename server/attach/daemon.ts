@@ -1,15 +1,17 @@
 /**
- * The process behind a disk that is attached by FUSE: `daemon.ts URI ro|rw never|MS [TAG]`. It outlives whoever
- * started it, and is told apart by its arguments. Killed, it leaves nothing behind: the file that it serves is not in
+ * The process behind a disk that is attached by FUSE: `daemon.ts URI ro|rw never|MS [TAG [MS]]`; TAG may
+ * be empty, and the second MS is how long the server may take to open the disk. It outlives whoever started it, and is told
+ * apart by its arguments. Killed, it leaves nothing behind: the file that it serves is not in
  * the tree of mounts and known to the loop device only, which lives as long as somebody has it open.
  *
  * SIGUSR2 lets it look whether the export has grown.
  *
- * On descriptor 3 it says, as one line of JSON, which device it serves, or why it cannot. Descriptor 4 is a
- * lock that is held until then.
+ * On descriptor 3, a socket, it says, as one line of JSON, which device it serves, or why it cannot; if nobody listens there
+ * any more, it ends. Descriptor 4 is a lock that is held until then.
  */
 import { closeSync, constants, writeFileSync, writeSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
+import { Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { NbdClient } from '../client/client.ts'
 import { connectReconnecting } from '../client/reconnecting.ts'
@@ -28,7 +30,7 @@ import { bytesCutOff, inSectors } from './block-device.ts'
 
 const REPORT = 3
 const LOCK = 4
-const [, , uri = '', mode = '', deadAfter = ''] = process.argv
+const [, , uri = '', mode = '', deadAfter = '', , openTimeout] = process.argv
 const readOnly = mode === 'ro'
 /** The longest that a timer can be set for; after that the device answers by errors until the server is back. */
 const FOR_EVER = 2 ** 31 - 1
@@ -165,10 +167,16 @@ async function run(): Promise<void> {
       if (loop !== undefined && client.size !== size) {
         size = client.size
         sizes = sizes.then(() => followSize(client, loop as Served)).catch(error => log(3, String(error)))
+  // The server may take minutes, and whoever has been interrupted meanwhile wants no device. Nothing is left then.
+  const starter = new Socket({ fd: REPORT, readable: true, writable: false })
+  starter.on('error', () => undefined).resume()
+  const giveUp = () => process.exit(1)
+  starter.once('close', giveUp)
       }
     },
   })
   let size = client.size
+    ...(openTimeout !== undefined && { openTimeout: Number(openTimeout) }),
   let sizes: Promise<void> = Promise.resolve()
   let cutOff: number
   try {
@@ -190,7 +198,7 @@ async function run(): Promise<void> {
   process.on('SIGINT', leave)
   process.on('SIGUSR2', () => client.renew())
   writeSync(REPORT, `${JSON.stringify({ device: served.path, cutOff })}\n`)
-  closeSync(REPORT)
+  starter.off('close', giveUp).destroy()
   closeSync(LOCK)
   await serving?.ended
   await served.node.close()

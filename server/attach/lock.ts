@@ -25,17 +25,20 @@ async function openCarrier(): Promise<FileHandle> {
 }
 
 /**
- * Waits for its turn; closing the handle, in all processes that have inherited it, ends that.
+ * Waits for its turn, a minute and `patienceMs` longer, since who has it may wait for a server so long. Closing the handle, in
+ * all processes that have inherited it, ends that.
  * @throws AttachError
  */
-export async function lockUri(uri: string): Promise<FileHandle> {
+export async function lockUri(uri: string, patienceMs = 0): Promise<FileHandle> {
   const carrier = await openCarrier()
   try {
     const offset = createHash('sha256').update(uri).digest().readUIntBE(0, 6)
-    const deadline = performance.now() + LIMIT_MS
+    const limit = LIMIT_MS + patienceMs
+    const deadline = performance.now() + limit
     while (!lockByte(carrier.fd, offset)) {
       if (performance.now() > deadline) {
-        throw new AttachError('EBUSY', `Another process has been attaching or detaching ${uri} for a minute.`)
+        const problem = `Another process has been attaching or detaching ${uri}`
+        throw new AttachError('EBUSY', `${problem} for ${limit / 1000} s.`)
       }
       await sleep(POLL_MS)
     }

@@ -9,9 +9,10 @@ export const DAEMON_PROGRAM = join(import.meta.dirname, 'daemon.ts')
 const PROGRAM_NAME = /\/server\/attach\/daemon\.[jt]s$/
 
 /** Arguments of the program. */
-export function daemonArguments(uri: string, { readOnly, deadAfterMs, tag }: AttachTerms): string[] {
-  const words = [uri, readOnly ? 'ro' : 'rw', deadAfterMs === undefined ? 'never' : `${deadAfterMs}`]
-  return tag === undefined ? words : [...words, tag]
+export function daemonArguments(uri: string, terms: AttachTerms): string[] {
+  const { readOnly, deadAfterMs, tag = '', openTimeoutMs } = terms
+  const words = [uri, readOnly ? 'ro' : 'rw', deadAfterMs === undefined ? 'never' : `${deadAfterMs}`, tag]
+  return openTimeoutMs === undefined ? words : [...words, `${openTimeoutMs}`]
 }
 
 /** Processes come and go. */

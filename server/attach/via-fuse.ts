@@ -14,7 +14,8 @@ type Report =
   | { readonly code: string; readonly message: string }
 
 /**
- * Starts the process and waits until the device is there. `lock` stays held until then, even if this process ends.
+ * Starts the process and waits until the device is there; the process ends if this one does before that. `lock` stays held
+ * until then.
  * @throws AttachError
  */
 export async function attachByFuse(uri: string, terms: AttachTerms, lock: FileHandle): Promise<AttachedDisk> {

@@ -34,7 +34,8 @@ export async function attachByNbd(uri: NbdUri, terms: AttachTerms): Promise<Atta
   }
   const identifier = formatNbdUri(uri)
   const named = terms.tag === undefined ? {} : { tag: terms.tag }
-  const connection = await connectRaw(uri)
+  const { openTimeoutMs } = terms
+  const connection = await connectRaw(uri, openTimeoutMs === undefined ? {} : { openTimeout: openTimeoutMs })
   try {
     const { info, transmissionFlags, descriptor } = connection
     if (info.flags.readOnly && !terms.readOnly) {

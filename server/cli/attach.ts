@@ -9,6 +9,7 @@ import {
   growDevice,
   watch,
 } from '../attach/attach.ts'
+import { OPEN_TIMEOUT_MS } from '../client/options.ts'
 import { reasonOf } from '../connection/session.ts'
 import { ATTACH_OPTIONS, ATTACHED_OPTIONS, DETACH_OPTIONS, GROW_OPTIONS } from './disk-option-tables.ts'
 import { createLog } from './log.ts'
@@ -23,6 +24,7 @@ export async function attach(argv: readonly string[]): Promise<void> {
     via: options.via,
     readOnly: options['read-only'],
     deadAfterMs: options['dead-after'],
+    openTimeoutMs: OPEN_TIMEOUT_MS,
   })
   process.stdout.write(`${disk.device}\n`)
   if (disk.cutOff) {
