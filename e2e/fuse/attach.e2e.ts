@@ -8,14 +8,14 @@ import {
   check,
   checkout,
   type Ended,
-  
+  needPrograms,
   run,
   type Scratch,
   scratch,
   startServer,
 } from '../harness.ts'
 import { until } from '../until.ts'
-import { fuse, mountAt, mountDevice, needRoot, PATIENCE } from './mounts.ts'
+import { fuse, loop, mountAt, mountDevice, needRoot, PATIENCE } from './mounts.ts'
 
 beforeEach(needRoot)
 
@@ -335,4 +335,27 @@ test('A disk that takes its time to be made is waited for, and by nobody who has
   await until('the process has ended', 5000, async () => (await daemonOf(server.uri('bob'))) < 0)
   await using disk = await attach(server.uri('alice'))
   expect(await isConfigured(disk.device)).toBe(true)
+})
+
+test('A process that only looks as if it served a disk is not believed', async context => {
+  await needPrograms(context, 'setpriv', 'unshare', 'python3')
+  await using folder = await scratch()
+  const path = join(folder.path, 'image')
+  await writeFile(path, '')
+  await truncate(path, 2 ** 20)
+  await using other = await loop(path)
+  const uri = 'nbd://127.0.0.1:1/alice'
+  const plain = ['setpriv', '--reuid', '65534', '--regid', '65534', '--clear-groups']
+  for (const [program = '', ...before] of [plain, ['unshare', '--pid', '--fork', '--kill-child']]) {
+    // O_PATH, which nobody is refused. The program names itself only when it has opened the device.
+    const code = `import os, sys; os.open("${other.device}", os.O_PATH); print("open", flush=True); sys.stdin.read()`
+    const args = ['/usr/bin/python3', '-c', code, '/x/server/attach/daemon.ts', uri, 'rw', 'never']
+    const impostor = spawn(program, [...before, ...args], { stdio: ['pipe', 'pipe', 'inherit'] })
+    await once(impostor.stdout, 'data')
+    const { status, stdout, stderr } = await odd('attached')
+    impostor.stdin.end()
+    await once(impostor, 'close')
+    expect([status, stderr]).toEqual([0, ''])
+    expect(stdout).not.toContain(uri)
+  }
 })

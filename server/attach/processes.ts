@@ -19,6 +19,28 @@ export function daemonArguments(uri: string, terms: AttachTerms): string[] {
 const orNothing = <Value>(promise: Promise<Value>, nothing: Value): Promise<Value> =>
   promise.catch(() => nothing)
 
+/**
+ * May the process be one of ours? Every user can have a process with such arguments and descriptors, and would choose by it
+ * the device that root mounts as the disk. All four of its users count: a program that has the set-user-ID bit is started
+ * by anybody with any arguments.
+ */
+async function isTrusted(pid: string): Promise<boolean> {
+  const status = await orNothing(readFile(`/proc/${pid}/status`, 'utf8'), '')
+  const users = /^Uid:\s+(.*)$/m.exec(status)?.[1]?.split(/\s+/) ?? []
+  return users.length === 4 && (users.every(isRoot) || users.every(isOwn))
+}
+
+const isRoot = (user: string): boolean => user === '0'
+const isOwn = (user: string): boolean => Number(user) === process.geteuid?.()
+
+/** Root of a container is no more to be trusted than a plain user, and has processes of its own there. */
+async function isOfOurContainer(pid: string): Promise<boolean> {
+  const [its, ours] = await Promise.all(
+    [pid, 'self'].map(whose => orNothing(readlink(`/proc/${whose}/ns/pid`), '')),
+  )
+  return its === ours
+}
+
 /** The descriptors of a process. @throws AttachError EACCES: it is another user's, and what it serves cannot be seen */
 async function descriptorsOf(pid: string): Promise<string[]> {
   try {
@@ -50,9 +72,9 @@ export async function findDaemons(): Promise<AttachedDisk[]> {
     const words = (await orNothing(readFile(`/proc/${pid}/cmdline`, 'utf8'), '')).split('\0')
     const at = words.findIndex(word => PROGRAM_NAME.test(word))
     const [uri, mode, , tag = ''] = words.slice(at + 1)
-    if (at < 1 || uri === undefined) continue
+    if (at < 1 || uri === undefined || !(await isTrusted(pid))) continue
     const device = await deviceOf(pid)
-    if (device !== undefined) {
+    if (device !== undefined && (await isOfOurContainer(pid))) {
       const named = tag === '' ? {} : { tag }
       found.push({ device, via: 'fuse', uri, readOnly: mode === 'ro', pid: Number(pid), ...named })
     }
