@@ -359,3 +359,17 @@ test('A process that only looks as if it served a disk is not believed', async c
     expect(stdout).not.toContain(uri)
   }
 })
+
+test('Where /dev lacks the loop device that is free, the message says so', async context => {
+  await needPrograms(context, 'unshare')
+  await using dir = await scratch()
+  await using server = await serve(dir)
+  const script = `mount -t tmpfs none /mnt
+    for name in fuse loop-control null kmsg urandom; do touch /mnt/$name; mount --bind /dev/$name /mnt/$name; done
+    mount --rbind /mnt /dev
+    exec "$@"`
+  const command = [join(checkout, 'hack/ondemand-disk'), 'attach', '--via', 'fuse', server.uri('alice')]
+  const { status, stderr } = await run('unshare', ['--mount', 'sh', '-ec', script, 'sh', ...command])
+  expect(stderr).toMatch(/has \/dev\/loop\d+ free, and this \/dev does not have it/)
+  expect(status).toBe(1)
+})

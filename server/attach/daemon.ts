@@ -25,7 +25,7 @@ import { mountDetached } from '../linux/detached-mount.ts'
 import { codeOf, toError } from '../linux/errno.ts'
 import { configureLoop, freeLoopDevice, refreshLoopSize } from '../linux/loop.ts'
 import { becomeIoFlusher } from '../linux/process.ts'
-import { isWithdrawn } from './attached-disk.ts'
+import { AttachError, isWithdrawn } from './attached-disk.ts'
 import { bytesCutOff, inSectors } from './block-device.ts'
 
 const REPORT = 3
@@ -59,11 +59,11 @@ const mountFile = (device: number): number =>
     max_read: `${MAX_DATA}`,
     default_permissions: true,
   })
-  try {
-    // The path is followed in the thread pool; this thread answers the kernel meanwhile.
 
 /** Opens the file whose bytes are those of the export, and closes `root`. */
 async function openFile(root: number): Promise<FileHandle> {
+  try {
+    // The path is followed in the thread pool; this thread answers the kernel meanwhile.
     return await openSoon(root)
   } finally {
     closeSync(root)
@@ -85,12 +85,23 @@ interface LoopDevice {
   readonly node: FileHandle
 }
 
+async function openLoopDevice(path: string): Promise<FileHandle> {
+  try {
+    return await open(path, readOnly ? constants.O_RDONLY : constants.O_RDWR)
+  } catch (cause) {
+    if (codeOf(cause) !== 'ENOENT') throw cause
+    // A container's /dev is often a copy of what there was when it was started.
+    const problem = `The kernel has ${path} free, and this /dev does not have it.`
+    throw new AttachError('ENODEV', `${problem} Make it by mknod, or use the /dev of the machine.`, { cause })
+  }
+}
+
 /** Takes a loop device that is free, and keeps it open. */
 async function takeLoopDevice(): Promise<LoopDevice> {
   const control = await open('/dev/loop-control', constants.O_RDWR)
   try {
     const path = `/dev/loop${freeLoopDevice(control.fd)}`
-    const handle = await open(path, readOnly ? constants.O_RDONLY : constants.O_RDWR)
+    const handle = await openLoopDevice(path)
     return { path, handle, node: await open(path, O_PATH) }
   } finally {
     await control.close()
@@ -156,10 +167,16 @@ async function run(): Promise<void> {
   process.on('SIGHUP', () => undefined)
   // Node would open its debugger.
   process.on('SIGUSR1', () => undefined)
+  // The server may take minutes, and whoever has been interrupted meanwhile wants no device. Nothing is left then.
+  const starter = new Socket({ fd: REPORT, readable: true, writable: false })
+  starter.on('error', () => undefined).resume()
+  const giveUp = () => process.exit(1)
+  starter.once('close', giveUp)
   let loop: Served | undefined
   const client = await connectReconnecting(uri, {
     retryMs: deadAfter === 'never' ? FOR_EVER : Number(deadAfter),
     ...CLIENT_OPTIONS,
+    ...(openTimeout !== undefined && { openTimeout: Number(openTimeout) }),
     isFinal: isWithdrawn,
     onLost: error => log(4, `lost the server (${error.message}); waiting for it`),
     onReconnected: ms => {
@@ -167,16 +184,10 @@ async function run(): Promise<void> {
       if (loop !== undefined && client.size !== size) {
         size = client.size
         sizes = sizes.then(() => followSize(client, loop as Served)).catch(error => log(3, String(error)))
-  // The server may take minutes, and whoever has been interrupted meanwhile wants no device. Nothing is left then.
-  const starter = new Socket({ fd: REPORT, readable: true, writable: false })
-  starter.on('error', () => undefined).resume()
-  const giveUp = () => process.exit(1)
-  starter.once('close', giveUp)
       }
     },
   })
   let size = client.size
-    ...(openTimeout !== undefined && { openTimeout: Number(openTimeout) }),
   let sizes: Promise<void> = Promise.resolve()
   let cutOff: number
   try {
