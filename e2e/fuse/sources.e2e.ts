@@ -44,6 +44,13 @@ test('A block device is read, written, zeroed and locked like an image, and cann
   content.fill(0, MiB, 2 * MiB)
   await check('fallocate', ['--punch-hole', '-o', `${2 * MiB}`, '-l', '65536', file.path])
   content.fill(0, 2 * MiB, 2 * MiB + 65_536)
+  // Also what does not keep to the blocks of the device.
+  await check('fallocate', ['--zero-range', '-o', '100', '-l', '20000', file.path])
+  content.fill(0, 100, 20_100)
+  await check('fallocate', ['--punch-hole', '-o', '30001', '-l', '50000', file.path])
+  content.fill(0, 30_001, 80_001)
+  await check('fallocate', ['--zero-range', '-o', '90001', '-l', '5', file.path])
+  content.fill(0, 90_001, 90_006)
   expect(await sumOf(file.path)).toBe(sum(content))
 
   // Behind the end there is nothing, and a write over it is cut short.

@@ -38,6 +38,8 @@ function retried(call: () => number): number {
 
 const zeroes = Buffer.alloc(2 ** 20)
 const zeroesAddress = addressOf(zeroes)
+/** Bytes of the largest blocks that devices have. */
+const BLOCK = 4096
 
 /** The disk. It may be used by several threads at once, each with an object of its own. */
 export function imageDisk({ fd, writable, isBlockDevice }: OpenImage): FuseDisk {
@@ -50,6 +52,12 @@ export function imageDisk({ fd, writable, isBlockDevice }: OpenImage): FuseDisk 
       at += Math.max(0, written)
     }
     return 0
+  }
+
+  function zeroWhole(length: number, offset: number, punch: boolean): number {
+    const mode = FALLOC_FL_KEEP_SIZE | (punch ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE)
+    const result = retried(() => fallocate(fd, mode, offset, length))
+    return result === -ERRNO.EOPNOTSUPP && !punch ? writeZeroes(length, offset) : result
   }
 
   return {
@@ -80,9 +88,14 @@ export function imageDisk({ fd, writable, isBlockDevice }: OpenImage): FuseDisk 
     },
     flush: () => retried(() => fdatasync(fd)),
     zero(_exchange, length, offset, punch) {
-      const mode = FALLOC_FL_KEEP_SIZE | (punch ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE)
-      const result = retried(() => fallocate(fd, mode, offset, length))
-      return result === -ERRNO.EOPNOTSUPP && !punch ? writeZeroes(length, offset) : result
+      if (!isBlockDevice) return zeroWhole(length, offset, punch)
+      // A device refuses what does not keep to its blocks; a file zeroes the parts of blocks by itself.
+      const end = offset + length
+      const first = Math.min(Math.ceil(offset / BLOCK) * BLOCK, end)
+      const last = Math.max(first, Math.floor(end / BLOCK) * BLOCK)
+      // The blocks come first, so that where a hole cannot be had nothing is changed.
+      const whole = first === last ? 0 : zeroWhole(last - first, first, punch)
+      return whole || writeZeroes(first - offset, offset) || writeZeroes(end - last, last)
     },
     truncate(_exchange, length) {
       return isBlockDevice ? -ERRNO.EOPNOTSUPP : retried(() => ftruncate(fd, length))
