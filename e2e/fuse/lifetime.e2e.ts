@@ -79,6 +79,26 @@ test('What a killed process has left, its guard killed too, is replaced by the n
   expect(await next.stop()).toBe(0)
 })
 
+test('A file in use stays when the terminal hangs up, and is unmounted when its user has gone', async context => {
+  await needPrograms(context, 'script')
+  await using folder = await scratch()
+  const point = join(folder.path, 'point')
+  await writeFile(point, '')
+  const program = `${process.execPath} ${join(checkout, 'server/main.ts')}`
+  const command = `exec ${program} fuse ${await image(folder.path)} ${point} 2>${folder.path}/log`
+  const log = () => readFile(join(folder.path, 'log'), 'utf8')
+  const terminal = spawn('script', ['-qec', command, '/dev/null'], { stdio: ['pipe', 'ignore', 'ignore'] })
+  await until('it is mounted', PATIENCE, async () => (await log().catch(() => '')).includes('Mounted'))
+  await using user = await holder(point)
+  // The terminal's other end goes with it.
+  terminal.kill('SIGKILL')
+  await until('it has noticed', PATIENCE, async () => (await log()).includes('in use'))
+  await check('dd', [`if=${point}`, 'of=/dev/null', 'bs=4k', 'count=1'])
+  user.release()
+  await until('it has ended well', PATIENCE, async () => (await log()).includes('Unmounted'))
+  expect(await mountAt(point)).toBeUndefined()
+})
+
 test('umount by somebody else ends the process well', async () => {
   await using folder = await scratch()
   await using file = await fuse(await image(folder.path), folder.path)

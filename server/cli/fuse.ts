@@ -1,4 +1,5 @@
 /** `ondemand-disk fuse`: from the command line to a mounted file, and from a signal to its end. */
+import { isatty } from 'node:tty'
 import { OPEN_TIMEOUT_MS } from '../client/options.ts'
 import { connectReconnecting } from '../client/reconnecting.ts'
 import { parseNbdUri } from '../client/uri.ts'
@@ -96,9 +97,11 @@ function unmountOnSignal(file: FuseExport, log: Log): () => void {
     }
     file.abort().catch(error => log.error(reasonOf(error), 'Cannot unmount'))
   }
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, onSignal)
+  const hangUp = isatty(0) ? (['SIGHUP'] as const) : []
+  const signals = ['SIGTERM', 'SIGINT', ...hangUp] as const
+  for (const signal of signals) process.on(signal, onSignal)
   return () => {
     clearTimeout(retry)
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.off(signal, onSignal)
+    for (const signal of signals) process.off(signal, onSignal)
   }
 }
