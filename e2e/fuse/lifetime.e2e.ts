@@ -70,7 +70,8 @@ test('What a killed process has left, its guard killed too, is replaced by the n
   file.child.kill('SIGKILL')
   await file.ended
   expect(await mountAt(file.path)).toBeDefined()
-  await using next = await fuse(path, folder.path)
+  // A name without its directory is as good as another.
+  await using next = await fuse(path, folder.path, [], 'ours', folder.path)
   await until(
     'the new mount serves',
     PATIENCE,

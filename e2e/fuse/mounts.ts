@@ -39,8 +39,9 @@ async function mounted(
   args: readonly string[],
   path: string,
   isReady: (log: string) => boolean,
+  cwd?: string,
 ): Promise<Mounted> {
-  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], ...(cwd !== undefined && { cwd }) })
   let text = ''
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding('utf8').on('data', (chunk: string) => {
@@ -84,18 +85,20 @@ async function mounted(
   }
 }
 
-/** `ondemand-disk fuse SOURCE` over a new file in `folder`. */
+/** `ondemand-disk fuse SOURCE` over a new file in `folder`; run in `cwd`, where it is named by its last part. */
 export async function fuse(
   source: string,
   folder: string,
   options: readonly string[] = [],
   name = 'ours',
+  cwd?: string,
 ): Promise<Mounted> {
   const path = join(folder, name)
   // A dead mount is there, too.
   if ((await mountAt(path)) === undefined) await writeFile(path, '', { flag: 'a' })
-  const args = ['fuse', source, path, ...options]
-  return await mounted(join(checkout, 'hack/ondemand-disk'), args, path, log => log.includes('"Mounted"'))
+  const args = ['fuse', source, cwd === undefined ? path : name, ...options]
+  const isReady = (log: string) => log.includes('"Mounted"')
+  return await mounted(join(checkout, 'hack/ondemand-disk'), args, path, isReady, cwd)
 }
 
 /** `qemu-storage-daemon --export fuse` of an image over a new file in `folder`. */

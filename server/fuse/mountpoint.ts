@@ -1,5 +1,6 @@
 /** The regular file over which the disk is mounted: checks before, and the mount itself. */
 import { realpath, stat } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
 import { quote } from '../../crds/quote.ts'
 import { codeOf } from '../linux/errno.ts'
 import { MNT_DETACH, umount } from '../linux/mount.ts'
@@ -47,13 +48,14 @@ async function checked(path: string): Promise<string> {
 
 async function removeDeadMount(path: string): Promise<void> {
   const mounts = await readMounts()
-  // realpath(3) fails on a dead mount, so the name has to be right already.
-  const dead = mounts.findLast(({ mountpoint }) => mountpoint === path)
+  // realpath(3) fails on a dead mount, but not on the directory that it is in; a link at the end stays as it is.
+  const name = join(await realpath(dirname(path)), basename(path))
+  const dead = mounts.findLast(({ mountpoint }) => mountpoint === name)
   if (dead?.type !== MOUNT_TYPE) {
     throw new FuseError(
       'ENOTCONN',
       `A dead file system is mounted on ${quote(path)}. Unmount it: umount -l ${path}`,
     )
   }
-  await umount(path, MNT_DETACH)
+  await umount(name, MNT_DETACH)
 }
