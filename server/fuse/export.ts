@@ -14,7 +14,7 @@ import { FuseError } from './errors.ts'
 import { type EventDevice, serveEvents } from './event-device.ts'
 import { imageDisk, type OpenImage } from './image.ts'
 import { type AllowOther, type MountedFile, mountFile, openDevice } from './mount.ts'
-import { checkMountpoint } from './mountpoint.ts'
+import { atMountpoint } from './mountpoint.ts'
 import { nbdDisk } from './nbd-disk.ts'
 import type { ReaderData } from './reader.ts'
 import { newState, Session, type SessionTerms } from './session.ts'
@@ -82,14 +82,14 @@ export async function exportImage(path: string, terms: ExportTerms): Promise<Fus
   const file = await openImage(path, terms.writable)
   try {
     const image = await checkImage(file, path, terms)
-    const mountpoint = await checkMountpoint(terms.mountpoint)
-    const mounted = await mountFile(mountpoint, { ...terms, source: await realpath(path) })
+    const source = await realpath(path)
+    const mounted = await atMountpoint(terms.mountpoint, point => mountFile(point, { ...terms, source }))
     const session = sessionTerms(terms, mounted.allowOther)
     const serve = () => {
       serveInit(mounted.device, new Session(imageDisk(image), session))
       return Promise.all(Array.from({ length: READERS }, () => startReader(mounted.device, image, session)))
     }
-    return exported(mountpoint, mounted, serve, () => file.close())
+    return exported(mounted, serve, () => file.close())
   } catch (error) {
     await file.close()
     throw error
@@ -118,11 +118,10 @@ function startReader(original: number, image: OpenImage, terms: SessionTerms): P
 export async function exportNbd(client: NbdClient, source: string, terms: ExportTerms): Promise<FuseExport> {
   try {
     checkNbd(client, terms)
-    const mountpoint = await checkMountpoint(terms.mountpoint)
-    const mounted = await mountFile(mountpoint, { ...terms, source })
+    const mounted = await atMountpoint(terms.mountpoint, point => mountFile(point, { ...terms, source }))
     // Whoever had the file open has flushed it by closing it, so nothing is left for the end to wait for.
     const serve = () => serveNbd(mounted.device, client, sessionTerms(terms, mounted.allowOther)).ended
-    return exported(mountpoint, mounted, serve, () => client.close())
+    return exported(mounted, serve, () => client.close())
   } catch (error) {
     client.destroy()
     throw error
@@ -152,7 +151,6 @@ export function serveNbd(original: number, client: NbdClient, terms: SessionTerm
 
 /** Serves a mount to its end. If it cannot be served, it is unmounted. */
 async function exported(
-  mountpoint: string,
   mounted: MountedFile,
   serve: () => Promise<unknown>,
   close: () => Promise<void>,
@@ -165,7 +163,7 @@ async function exported(
     throw error
   }
   return {
-    mountpoint,
+    mountpoint: mounted.mountpoint,
     ended: (async () => {
       try {
         await serving

@@ -31,6 +31,7 @@ export interface MountTerms {
 
 /** A mount, and a descriptor of its /dev/fuse, which waits in reads. */
 export interface MountedFile {
+  readonly mountpoint: string
   readonly device: number
   readonly allowOther: boolean
   /** @throws SystemCallError EBUSY while the file is open; FuseError from fusermount3 */
@@ -42,7 +43,7 @@ export interface MountedFile {
 }
 
 /**
- * Mounts the file at `mountpoint`, which `checkMountpoint` returned. If this process is killed, the mount goes.
+ * Mounts the file at `mountpoint`, which is one of `atMountpoint`. If this process is killed, the mount goes.
  * @throws FuseError, SystemCallError
  */
 export async function mountFile(mountpoint: string, terms: MountTerms): Promise<MountedFile> {
@@ -76,6 +77,7 @@ async function mountDirectly(
     throw error
   }
   return {
+    mountpoint,
     device,
     allowOther,
     unmount: () => umount(mountpoint, 0),
@@ -150,6 +152,7 @@ async function mountByHelper(
     closeSync(ours)
   }
   return {
+    mountpoint,
     device,
     allowOther,
     unmount: () => runHelper(['-u', '--', mountpoint]),

@@ -1,9 +1,11 @@
 /** The regular file over which the disk is mounted: checks before, and the mount itself. */
-import { realpath, stat } from 'node:fs/promises'
+import { constants } from 'node:fs'
+import { open, realpath, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { quote } from '../../crds/quote.ts'
-import { codeOf } from '../linux/errno.ts'
+import { codeOf, ERRNO } from '../linux/errno.ts'
 import { MNT_DETACH, umount } from '../linux/mount.ts'
+import { flock, LOCK_EX_NB, lastErrno } from '../linux/syscalls.ts'
 import { FuseError } from './errors.ts'
 import { readMounts } from './mountinfo.ts'
 
@@ -11,11 +13,28 @@ import { readMounts } from './mountinfo.ts'
 export const MOUNT_TYPE = 'fuse.ondemand-disk'
 
 /**
- * The path of the file that is to be mounted over, without links. What a killed process of ours has left
- * mounted there is removed first.
- * @throws FuseError
+ * Has `mount` done with the path of the file that is to be mounted over, without links, while nobody else of ours does the
+ * same there. What a killed process of ours has left mounted is removed first.
+ * @throws FuseError, and what `mount` throws
  */
-export async function checkMountpoint(path: string): Promise<string> {
+export async function atMountpoint<Result>(
+  path: string,
+  mount: (mountpoint: string) => Promise<Result>,
+): Promise<Result> {
+  const mountpoint = await checkMountpoint(path)
+  // Who may not read it can have no lock on it, and need not be able to.
+  const file = await open(mountpoint, constants.O_RDONLY | constants.O_NONBLOCK).catch(() => undefined)
+  try {
+    if (file !== undefined && flock(file.fd, LOCK_EX_NB) < 0 && lastErrno() === ERRNO.EAGAIN) {
+      throw new FuseError('EEXIST', `Another process is mounting over ${quote(path)}. Give another file.`)
+    }
+    return await mount(await checked(mountpoint))
+  } finally {
+    await file?.close()
+  }
+}
+
+async function checkMountpoint(path: string): Promise<string> {
   try {
     return await checked(path)
   } catch (error) {

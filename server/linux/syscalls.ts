@@ -83,6 +83,10 @@ export const pwrite = declare<[fd: number, address: number, length: number, offs
 )
 /** fdatasync(2). */
 export const fdatasync = declare<[fd: number]>('int fdatasync(int fd)')
+/** flock(2): its locks are others than those of lockFile, and need no permission to write. */
+export const flock = declare<[fd: number, operation: number]>('int flock(int fd, int operation)')
+/** Exclusive, or a failure by EWOULDBLOCK, which is EAGAIN. */
+export const LOCK_EX_NB = 2 | 4
 /** fsync(2). */
 export const fsync = declare<[fd: number]>('int fsync(int fd)')
 /** fallocate(2) with the FALLOC_FL_ flags below. */
