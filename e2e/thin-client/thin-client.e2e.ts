@@ -52,6 +52,8 @@ function contentSum(seed: number, bytes: number): string {
 }
 
 const attach = (name: string, port: number) => `nbd-client -N ${name} 10.0.2.2 ${port} /dev/nbd0`
+/** Without it the kernel's driver waits for ever for what was under way when its server was killed. Seconds. */
+const PATIENCE = '-t 10'
 
 test('A thin client that ends early says why, and what it had said before', {
   timeout: 600_000,
@@ -130,7 +132,7 @@ test('Every file whose fsync was acknowledged survives a kill of the server amid
   let killed: Promise<void> | undefined
   const writing = await boot(
     folder,
-    `${attach('alice', first.port)} || exit 10
+    `${attach('alice', first.port)} ${PATIENCE} || exit 10
      mount -t ext4 /dev/nbd0 /mnt || exit 11
      file=0
      while [ $file -lt 2000 ]; do
