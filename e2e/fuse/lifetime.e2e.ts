@@ -5,7 +5,6 @@ import { chmod, readFile, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { beforeEach, expect, test } from 'vitest'
-import { exportImage } from '../../server/fuse/export.ts'
 import { check, checkout, needPrograms, run, scratch, startServer } from '../harness.ts'
 import { until } from '../until.ts'
 import { fuse, loop, type Mounted, mountAt, needRoot, PATIENCE, sumOf } from './mounts.ts'
@@ -99,21 +98,6 @@ test('A file in use stays when the terminal hangs up, and is unmounted when its 
   user.release()
   await until('it has ended well', PATIENCE, async () => (await log()).includes('Unmounted'))
   expect(await mountAt(point)).toBeUndefined()
-})
-
-test('Of two who mount over one file at once one is refused', async () => {
-  await using folder = await scratch()
-  const path = await image(folder.path)
-  const mountpoint = join(folder.path, 'point')
-  await writeFile(mountpoint, '')
-  const terms = { mountpoint, writable: false, growable: false, allowOther: 'off' } as const
-  const both = await Promise.allSettled([exportImage(path, terms), exportImage(path, terms)])
-  for (const outcome of both) {
-    if (outcome.status === 'rejected') expect(outcome.reason).toMatchObject({ code: 'EEXIST' })
-    else await outcome.value.unmount().then(() => outcome.value.ended)
-  }
-  expect(both.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected'])
-  expect(await mountAt(mountpoint)).toBeUndefined()
 })
 
 test('umount by somebody else ends the process well', async () => {
