@@ -10,6 +10,7 @@ import { ON_DEMAND_DISKS } from '../../crds/resources.ts'
 import { createClient, type KubeClient, type Unnamed } from '../../operator/kube/client.ts'
 import { findCluster } from '../../operator/kube/cluster.ts'
 import { httpTransport } from '../../operator/kube/http-transport.ts'
+import { KubeError } from '../../operator/kube/kube-error.ts'
 import { type KubeObject, type Resource, SERVICES } from '../../operator/kube/objects.ts'
 import { check, checkout } from '../harness.ts'
 
@@ -149,16 +150,20 @@ async function installBehind(front: KubeClient, kubeconfig: string): Promise<voi
 }
 
 async function served(client: KubeClient): Promise<void> {
+  let cause: unknown
   for (let tries = 0; tries < 300; tries++) {
-    // Discovery says so a moment before objects are taken.
-    if (await client.serves(ON_DEMAND_DISKS)) {
-      const taken = await client.list(ON_DEMAND_DISKS).then(
-        () => true,
-        () => false,
-      )
-      if (taken) return
+    try {
+      // Discovery says so a moment before objects are taken.
+      if (await client.serves(ON_DEMAND_DISKS)) {
+        await client.list(ON_DEMAND_DISKS)
+        return
+      }
+    } catch (error) {
+      // While it arranges its groups anew it refuses (503).
+      if (!(error instanceof KubeError)) throw error
+      cause = error
     }
     await new Promise(resolve => setTimeout(resolve, 100))
   }
-  throw new Error('The API server does not serve the CRDs.')
+  throw new Error('The API server does not serve the CRDs.', { cause })
 }
