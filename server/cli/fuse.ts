@@ -1,5 +1,4 @@
 /** `ondemand-disk fuse`: from the command line to a mounted file, and from a signal to its end. */
-import { isatty } from 'node:tty'
 import { OPEN_TIMEOUT_MS } from '../client/options.ts'
 import { connectReconnecting } from '../client/reconnecting.ts'
 import { parseNbdUri } from '../client/uri.ts'
@@ -11,6 +10,7 @@ import { FUSE_OPTIONS } from './disk-option-tables.ts'
 import { createLog, type Log } from './log.ts'
 import { MAX_DURATION_MS } from './option-values.ts'
 import { parseOptions, REST, UsageError } from './options.ts'
+import { STOP_SIGNALS } from './stop-signals.ts'
 
 const OPERANDS = ['SOURCE', 'MOUNTPOINT']
 /** How often a file that was in use is tried to be unmounted again, in ms. */
@@ -97,11 +97,9 @@ function unmountOnSignal(file: FuseExport, log: Log): () => void {
     }
     file.abort().catch(error => log.error(reasonOf(error), 'Cannot unmount'))
   }
-  const hangUp = isatty(0) ? (['SIGHUP'] as const) : []
-  const signals = ['SIGTERM', 'SIGINT', ...hangUp] as const
-  for (const signal of signals) process.on(signal, onSignal)
+  for (const signal of STOP_SIGNALS) process.on(signal, onSignal)
   return () => {
     clearTimeout(retry)
-    for (const signal of signals) process.off(signal, onSignal)
+    for (const signal of STOP_SIGNALS) process.off(signal, onSignal)
   }
 }

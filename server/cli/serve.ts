@@ -1,5 +1,4 @@
 /** `ondemand-disk serve`: from options to a running server, and from a signal to its end. */
-import { isatty } from 'node:tty'
 import { quote } from '../../crds/quote.ts'
 import { RateAccounts } from '../access/rate-limit.ts'
 import type { Endpoint } from '../connection/listener.ts'
@@ -20,6 +19,7 @@ import { limitLog } from './log-limit.ts'
 import { countCreations, openMetricsEndpoint } from './metrics-endpoint.ts'
 import { type OpenedDisks, openDisks } from './open-disks.ts'
 import { addressesToBind, parseServeOptions, type ServeOptions } from './serve-options.ts'
+import { STOP_SIGNALS } from './stop-signals.ts'
 import { type ActivatedSocket, takeActivatedSockets } from './systemd.ts'
 import { findTlsFiles } from './tls-dir.ts'
 
@@ -57,11 +57,10 @@ function endpointsOf(
   ]
 }
 
-/** Resolves with the name of the first signal that asks the server to stop: also that its terminal has hung up. */
+/** Resolves with the name of the first signal that asks the server to stop. */
 function stopSignal(): Promise<NodeJS.Signals> {
-  const hangUp = isatty(0) ? (['SIGHUP'] as const) : []
   return new Promise(resolve => {
-    for (const signal of ['SIGTERM', 'SIGINT', ...hangUp] as const) process.once(signal, resolve)
+    for (const signal of STOP_SIGNALS) process.once(signal, resolve)
   })
 }
 
