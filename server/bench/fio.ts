@@ -117,9 +117,9 @@ export async function startFio(job: FioJob, uri: string): Promise<EndlessFio> {
     child.once('error', reject)
     child.once('close', (code, signal) => resolve(code ?? signal))
   })
-  const failed = ended.then(how => {
-    throw new Error(`The other client has ended with ${how}: ${complaint}`)
-  })
+  const problem = (how: number | NodeJS.Signals | null) =>
+    new Error(`The other client has ended with ${how}: ${complaint}`)
+  const failed = ended.then(how => Promise.reject(problem(how)))
   failed.catch(() => {})
   const connected = new Promise<void>(resolve => {
     let said = ''
@@ -133,7 +133,7 @@ export async function startFio(job: FioJob, uri: string): Promise<EndlessFio> {
     const timer = setTimeout(() => child.kill('SIGKILL'), PATIENCE_MS)
     const how = await ended
     clearTimeout(timer)
-    if (how !== INTERRUPTED) throw new Error(`The other client has ended with ${how}: ${complaint}`)
+    if (how !== INTERRUPTED) throw problem(how)
   }
   await Promise.race([connected, failed])
   return { failed, end }
